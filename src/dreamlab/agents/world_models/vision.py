@@ -1,0 +1,181 @@
+"""V, the vision: a convolutional variational autoencoder (Ha & Schmidhuber 2018, arXiv:1803.10122, appendix A.1).
+
+No padding, stride 2 everywhere, no batch normalisation. At 64x64::
+
+    image 3x64x64 ─conv4─ 32x31x31 ─conv4─ 64x14x14 ─conv4─ 128x6x6 ─conv4─ 256x2x2 ─dense─ mu, logvar (D)
+    z (D) ─dense─ 1024x1x1 ─deconv5─ 128x5x5 ─deconv5─ 64x13x13 ─deconv6─ 32x30x30 ─deconv6─ 3x64x64, sigmoid
+
+Other sizes follow one rule: convolutions are stacked until the map is at most 3 wide or four are made, channels
+doubling from 32; the decoder has as many stages, and its kernels are the most equal ones, ascending, that land
+on the size exactly. At 64 the rule gives the paper's layers; 16x16 takes two stages.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from dreamlab.core.errors import UserError
+
+SIZES = range(8, 129)
+TOLERANCE = 0.1
+"""a value is right if it is within a tenth of the brightness range: 25 of 255"""
+ACTIVE = 0.01
+"""a latent dimension is active if its mean's variance over the data is above this (Burda et al. 2016)"""
+
+
+class Layers(NamedTuple):
+    """Sizes of V for one image size."""
+
+    channels: tuple[int, ...]
+    """of the encoder's maps"""
+    width: int
+    """of the encoder's last map"""
+    kernels: tuple[int, ...]
+    """of the decoder"""
+
+
+def layers(size: int) -> Layers:
+    """The layers that fit square images of this size.
+
+    Raises:
+        UserError: V has no form for this size.
+    """
+    if size not in SIZES:
+        raise UserError(
+            f"V sees square images of {SIZES.start} to {SIZES.stop - 1} pixels (the paper: 64), got {size}; "
+            "type: --env.size 64"
+        )
+    width, channels = size, []
+    while width > 3 and len(channels) < 4:
+        width = (width - 4) // 2 + 1
+        channels.append(32 * 2 ** len(channels))
+    choices = itertools.combinations_with_replacement(range(3, 18), len(channels))
+    fits = [k for k in choices if grown(k) == size]
+    return Layers(tuple(channels), width, min(fits, key=lambda k: (k[-1] - k[0], k)))
+
+
+def grown(kernels: tuple[int, ...]) -> int:
+    """Width that transposed convolutions of stride 2 make of a single pixel."""
+    width = 1
+    for kernel in kernels:
+        width = 2 * (width - 1) + kernel
+    return width
+
+
+class Vision(nn.Module):
+    """Encodes an image into a Gaussian over z, decodes z into an image. Images are (N, C, s, s) in [0, 1].
+
+    Raises:
+        UserError: the images are not square, or of a size without a form.
+    """
+
+    def __init__(self, image: tuple[int, ...], latent: int) -> None:
+        super().__init__()
+        colours, height, width = image
+        if height != width:
+            raise UserError(f"V sees square images, got {height}x{width}; type: --env.size 64")
+        form = layers(height)
+        flat, dense = form.channels[-1] * form.width**2, 4 * form.channels[-1]
+        self.latent = latent
+        self.encoder = nn.Sequential()
+        for before, after in itertools.pairwise((colours, *form.channels)):
+            self.encoder.extend([nn.Conv2d(before, after, 4, stride=2), nn.ReLU()])
+        self.mu = nn.Linear(flat, latent)
+        self.logvar = nn.Linear(flat, latent)
+        self.dense = nn.Linear(latent, dense)
+        widths = (dense, *form.channels[-2::-1], colours)
+        self.decoder = nn.Sequential()
+        for before, after, kernel in zip(widths[:-1], widths[1:], form.kernels, strict=True):
+            self.decoder.extend([nn.ConvTranspose2d(before, after, kernel, stride=2), nn.ReLU()])
+        self.decoder[-1] = nn.Sigmoid()
+        self.apply(_glorot)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode(self, image: Float[Tensor, "N C s s"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Mean and log-variance of z; decodes nothing."""
+        feat = self.encoder(image.contiguous(memory_format=torch.channels_last)).flatten(1)  # (N, F)
+        return self.mu(feat).float(), self.logvar(feat).float()  # (N, D) each
+
+    def decode(self, z: Float[Tensor, "N D"]) -> Float[Tensor, "N C s s"]:
+        """The image that z stands for."""
+        return self.decoder(self.dense(z)[:, :, None, None]).float()  # (N, C, s, s)
+
+
+def _glorot(module: nn.Module) -> None:
+    """TF1's initialisation: Glorot-uniform weights, zero biases."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+
+def pixels(image: UInt8[Tensor, "*batch C s s"]) -> Float[Tensor, "N C s s"]:
+    """Stored bytes as V sees them: one leading axis, in [0, 1], channels last in memory."""
+    image = image.reshape(-1, *image.shape[-3:])
+    return image.contiguous(memory_format=torch.channels_last).float().div_(255)
+
+
+def draw(mu: Tensor, logvar: Tensor, rng: torch.Generator | None) -> Tensor:
+    """z ~ N(mu, exp(logvar)), with noise from this generator."""
+    noise = torch.empty(mu.shape, device=mu.device).normal_(generator=rng)
+    return torch.addcmul(mu, (0.5 * logvar).exp(), noise)
+
+
+def kl_to_unit(mu: Float[Tensor, "N D"], logvar: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """KL(N(mu, exp(logvar)) | N(0, 1)) of every dimension, in nats."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp())
+
+
+def vision_losses(
+    image: Float[Tensor, "N C s s"],
+    recon: Float[Tensor, "N C s s"],
+    mu: Float[Tensor, "N D"],
+    logvar: Float[Tensor, "N D"],
+    kl_floor: float,
+) -> dict[str, Float[Tensor, "N"]]:
+    """Squared error summed over the image, and the image's KL, which costs at least ``kl_floor`` * D."""
+    kl = kl_to_unit(mu, logvar).sum(-1)  # (N,)
+    return {
+        "reconstruction": (image - recon).square().sum((1, 2, 3)),  # (N,)
+        "kl": kl.clamp(min=kl_floor * mu.shape[-1]),  # (N,)
+    }
+
+
+def pixel_accuracy(image: Tensor, recon: Tensor) -> Tensor:
+    """Share of colour values within a tenth of the brightness range (scalar in [0, 1])."""
+    return ((image - recon).abs() <= TOLERANCE).float().mean()
+
+
+def active_units(mu: Float[Tensor, "N D"]) -> Tensor:
+    """How many latent dimensions tell images apart: the variance of mu over the data is above ``ACTIVE``."""
+    return (mu.var(0) > ACTIVE).sum().float()
+
+
+@torch.no_grad()
+def reconstructions(vision: Vision, image: Float[Tensor, "N C s s"]) -> UInt8[Tensor, "C h w"]:
+    """A picture: the images above, what V makes of them below."""
+    return grid(torch.stack([image, vision.decode(vision.encode(image)[0])]))
+
+
+@torch.no_grad()
+def traversal(vision: Vision, image: Float[Tensor, "N C s s"], count: int = 8) -> UInt8[Tensor, "C h w"]:
+    """A picture: a row for each of the ``count`` most varied dimensions of z, moved from -3 to 3 in one image."""
+    mu = vision.encode(image)[0]
+    order = mu.var(0).argsort(descending=True)[:count]
+    values = torch.linspace(-3, 3, 7, device=mu.device)
+    z = mu[0].expand(len(order), len(values), -1).clone()  # (count, 7, D)
+    z[torch.arange(len(order)), :, order] = values
+    return grid(vision.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+
+
+def grid(image: Float[Tensor, "R N C s s"], gap: int = 1, scale: int = 1) -> UInt8[Tensor, "C h w"]:
+    """Images in rows, a thin white line between them, as bytes."""
+    image = F.pad(image, (gap, 0, gap, 0), value=1.0)  # (R, N, C, s+gap, s+gap)
+    sheet = image.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)  # (C, R*(s+gap), N*(s+gap))
+    sheet = F.pad(sheet, (0, gap, 0, gap), value=1.0)
+    return sheet.clamp(0, 1).mul(255).round().byte().repeat_interleave(scale, 1).repeat_interleave(scale, 2)

@@ -1,0 +1,1 @@
+"""Ideas that every room shares: rows and time, protocols, configuration, sampling, imagination."""

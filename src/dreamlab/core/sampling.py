@@ -1,0 +1,102 @@
+"""Which rows to learn from: small stateful parts that turn an index into row ids.
+
+A sampler is called with the index of an experience and returns int64 row ids (n, length), -1 where padded.
+Row id = ``t * streams + stream``. Its random generator is its only state, so a resumed run draws on
+where the interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from dreamlab.core.errors import RunError
+from dreamlab.core.protocols import Index
+from dreamlab.core.seeds import numpy_rng
+from dreamlab.core.types import Episodes
+
+PAD = -1
+
+
+class Sampler:
+    """A seeded random generator that can be saved: what all samplers share."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = numpy_rng(seed, type(self).__name__)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]
+
+
+class Frames(Sampler):
+    """Single rows, uniformly over all that are held."""
+
+    def __call__(self, index: Index, n: int) -> np.ndarray:
+        """Row ids (n, 1)."""
+        held = _held(index, 1) * index.streams
+        return (index.start * index.streams + self.rng.integers(held, size=n))[:, None]
+
+
+class StreamWindows(Sampler):
+    """Windows of a stream, uniform over their starts; they cross episode ends (DreamerV3)."""
+
+    def __call__(self, index: Index, n: int, length: int) -> np.ndarray:
+        """Row ids (n, length)."""
+        starts = _held(index, length) - length + 1
+        time = index.start + self.rng.integers(starts, size=n)[:, None] + np.arange(length)  # (n, length)
+        stream = self.rng.integers(index.streams, size=n)[:, None]
+        return time * index.streams + stream
+
+
+class EpisodeWindows(Sampler):
+    """Windows inside one episode, episodes drawn in proportion to their length; padded on the right."""
+
+    def __call__(self, index: Index, n: int, length: int) -> np.ndarray:
+        """Row ids (n, length)."""
+        episodes = _episodes(index)
+        size = episodes.stop - episodes.start  # (E,)
+        pick = self.rng.choice(len(size), size=n, p=size / size.sum())
+        first = self.rng.integers(np.maximum(size[pick] - length, 0) + 1)
+        return _window(episodes, pick, first, length, index.streams)
+
+
+class WholeEpisodes(Sampler):
+    """One episode a row, each as likely as any other: its first rows padded right, or its last padded left."""
+
+    def __call__(
+        self, index: Index, n: int, length: int, pad: Literal["right", "left"] = "right", replace: bool = True
+    ) -> np.ndarray:
+        """Row ids (n, length). Without ``replace`` no episode comes twice while there are enough."""
+        episodes = _episodes(index)
+        size = episodes.stop - episodes.start
+        pick = self.rng.choice(len(size), size=n, replace=replace or n > len(size))
+        if pad == "right":
+            return _window(episodes, pick, np.zeros(n, np.int64), length, index.streams)
+        return _window(episodes, pick, size[pick] - length, length, index.streams)
+
+
+def _window(episodes: Episodes, pick: np.ndarray, first: np.ndarray, length: int, streams: int) -> np.ndarray:
+    """Rows first .. first+length of the picked episodes; what lies outside the episode is padding."""
+    offset = first[:, None] + np.arange(length)  # (n, length)
+    size = (episodes.stop - episodes.start)[pick, None]
+    rows = (episodes.start[pick, None] + offset) * streams + episodes.stream[pick, None]
+    return np.where((offset >= 0) & (offset < size), rows, PAD)
+
+
+def _held(index: Index, length: int) -> int:
+    held = index.stop - index.start
+    if held < length:
+        raise RunError(f"{held} rows are held in each stream, but windows of {length} are asked for; collect more")
+    return held
+
+
+def _episodes(index: Index) -> Episodes:
+    episodes = index.episodes()
+    if len(episodes.stream) == 0:
+        raise RunError("no rows to learn from: collect some or pass recordings")
+    return episodes

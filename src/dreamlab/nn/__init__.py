@@ -1,0 +1,1 @@
+"""Blocks that agents share: plain mathematics on tensors."""

@@ -1,0 +1,1 @@
+"""Running: the one trainer, the driver, replay on disk, checkpoints."""

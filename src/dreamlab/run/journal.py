@@ -1,0 +1,89 @@
+"""The undo journal: what rewritten cells held when the last checkpoint was made.
+
+A checkpoint remembers rows by time, not by value, so a column that is written twice (stored latents)
+must be able to go back. The first rewrite of a cell after a checkpoint appends its old value here, before
+the cell changes; resuming writes the old values back. One folder an interval between checkpoints, one
+file a column, one record a cell: row id (int64), then the old bytes. A record torn by a kill is ignored,
+for its cell had not been written yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dreamlab.run.replay import Replay
+
+
+class Journal:
+    """First-write records since the newest checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.since: int | None = None  # the checkpoint's step; None: nothing to go back to
+        self.columns: frozenset[str] = frozenset()  # those that the checkpoint knows
+        self.stop = 0  # rows before this time are known to it
+        self._seen: dict[str, np.ndarray] = {}
+
+    def begin(self, step: int, columns: frozenset[str], stop: int) -> None:
+        """A checkpoint was made: from now on records undo back to it."""
+        self.since, self.columns, self.stop = step, columns, stop
+        self._seen = {}
+        (self.folder / f"{step:012d}").mkdir(parents=True, exist_ok=True)
+
+    def record(self, replay: Replay, name: str, rows: np.ndarray) -> None:
+        """Remember the cells (ids ``rows``) of a column before they are rewritten."""
+        if self.since is None or name not in self.columns:
+            return
+        rows = np.unique(rows[rows < self.stop * replay.streams])
+        cells = replay.cells(rows)
+        seen = self._seen.setdefault(name, np.zeros(replay.times * replay.streams, bool))
+        fresh = ~seen[cells]
+        rows, cells = rows[fresh], cells[fresh]
+        if not len(rows):
+            return
+        old = np.ascontiguousarray(replay.columns[name].rows[cells])
+        record = np.empty(len(rows), self._record(replay, name))
+        record["row"], record["old"] = rows, old.reshape(record["old"].shape)
+        fd = os.open(self.folder / f"{self.since:012d}" / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            written = os.write(fd, record.tobytes())
+            if written != record.nbytes:
+                raise OSError(28, os.strerror(28), str(self.folder))  # a short write: the disk is full
+        finally:
+            os.close(fd)
+        seen[cells] = True
+
+    def grow(self, cells: int) -> None:
+        """The store has more cells now; an unbounded one never wraps, so they keep their places."""
+        self._seen = {name: np.pad(seen, (0, cells - len(seen))) for name, seen in self._seen.items()}
+
+    def undo(self, replay: Replay, step: int) -> None:
+        """Write back what cells held at checkpoint ``step``: newest interval first, so that the oldest value wins."""
+        for folder in sorted(self.folder.glob("[0-9]*"), reverse=True):
+            if int(folder.name) < step:
+                continue
+            for path in folder.iterdir():
+                if path.name in replay.columns:
+                    kind = self._record(replay, path.name)
+                    whole = path.stat().st_size // kind.itemsize
+                    records = np.fromfile(path, kind, whole)
+                    column = replay.columns[path.name]
+                    column.rows[replay.cells(records["row"])] = records["old"].reshape(-1, *column.shape)
+            shutil.rmtree(folder)
+
+    def forget_before(self, step: int) -> None:
+        """Drop the intervals that no kept checkpoint needs."""
+        for folder in self.folder.glob("[0-9]*"):
+            if int(folder.name) < step:
+                shutil.rmtree(folder)
+
+    @staticmethod
+    def _record(replay: Replay, name: str) -> np.dtype:
+        column = replay.columns[name]
+        return np.dtype([("row", np.int64), ("old", column.dtype, column.shape or (1,))])

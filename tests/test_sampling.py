@@ -1,0 +1,97 @@
+"""Samplers: what is drawn lies where it should, as often as it should, and goes on where it stopped."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from dreamlab.core.errors import RunError
+from dreamlab.core.sampling import PAD, EpisodeWindows, Frames, StreamWindows, WholeEpisodes
+from dreamlab.core.types import Episodes
+
+
+@dataclass
+class FakeIndex:
+    """Two streams; episodes of 3, 7 and 10 rows in stream 0 and one of 20 in stream 1, from time 5 on."""
+
+    streams: int = 2
+    start: int = 5
+    stop: int = 25
+    table: Episodes = field(
+        default_factory=lambda: Episodes(
+            np.array([0, 0, 0, 1]), np.array([5, 8, 15, 5]), np.array([8, 15, 25, 25]), np.ones(4, bool)
+        )
+    )
+
+    def episodes(self):
+        return self.table
+
+
+def episode_of(rows, index):
+    time, stream = rows // index.streams, rows % index.streams
+    table = index.table
+    hit = (stream[..., None] == table.stream) & (time[..., None] >= table.start) & (time[..., None] < table.stop)
+    assert hit.sum(-1).max() == 1
+    return hit.argmax(-1)
+
+
+def test_frames_are_uniform_over_all_rows():
+    index = FakeIndex()
+    rows = Frames(0)(index, 40_000)
+    assert rows.shape == (40_000, 1)
+    counts = np.bincount(rows[:, 0], minlength=50)
+    assert counts[:10].sum() == 0
+    assert np.abs(counts[10:50] - 1000).max() < 200
+
+
+def test_stream_windows_are_consecutive_in_one_stream_and_reach_both_ends():
+    index = FakeIndex()
+    rows = StreamWindows(0)(index, 2000, 6)
+    time, stream = rows // 2, rows % 2
+    assert (np.diff(time, axis=1) == 1).all()
+    assert (stream == stream[:, :1]).all()
+    assert time.min() == 5
+    assert time.max() == 24
+
+
+@pytest.mark.parametrize("length", [1, 4, 30])
+def test_episode_windows_never_leave_their_episode(length):
+    index = FakeIndex()
+    rows = EpisodeWindows(0)(index, 3000, length)
+    real = rows != PAD
+    assert (real[:, 1:] <= real[:, :-1]).all()  # padding only on the right
+    for row, keep in zip(rows, real, strict=True):
+        assert len(set(episode_of(row[keep], index))) == 1
+        assert (np.diff(row[keep]) == index.streams).all()
+    share = np.bincount(episode_of(rows[:, 0], index), minlength=4) / 3000
+    assert np.abs(share - np.array([3, 7, 10, 20]) / 40).max() < 0.04
+
+
+@pytest.mark.parametrize("pad", ["right", "left"])
+def test_whole_episodes_are_equally_likely_and_padded_on_one_side(pad):
+    index = FakeIndex()
+    rows = WholeEpisodes(0)(index, 4000, 8, pad)
+    edge = rows[:, 0] if pad == "right" else rows[:, -1]
+    assert (edge != PAD).all()
+    share = np.bincount(episode_of(edge, index), minlength=4) / 4000
+    assert np.abs(share - 0.25).max() < 0.04
+    want = index.table.start if pad == "right" else index.table.stop - 1
+    assert set(edge // 2) == set(want)
+    assert ((rows != PAD).sum(1) == np.minimum(8, index.table.stop - index.table.start)[episode_of(edge, index)]).all()
+
+
+@pytest.mark.parametrize("make", [Frames, StreamWindows, EpisodeWindows, WholeEpisodes])
+def test_a_restored_sampler_draws_on(make):
+    index, args = FakeIndex(), () if make is Frames else (4,)
+    one = make(3)
+    one(index, 5, *args)
+    saved = one.state_dict()
+    want = one(index, 50, *args)
+    other = make(99)
+    other.load_state_dict(saved)
+    assert (other(index, 50, *args) == want).all()
+
+
+def test_too_few_rows_are_an_error_that_says_so():
+    with pytest.raises(RunError, match="20 rows are held"):
+        StreamWindows(0)(FakeIndex(), 1, 21)
