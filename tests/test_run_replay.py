@@ -175,3 +175,16 @@ def test_other_streams_or_capacity_are_refused(tmp_path):
     (tmp_path / "act.bin").unlink()
     with pytest.raises(RunError, match="lacks"):
         Replay(tmp_path, STREAMS).load_state_dict(state, 0)
+
+
+def test_a_view_reads_what_a_checkpoint_saw_and_changes_nothing(tmp_path):
+    replay = filled(tmp_path, 40)
+    want, state = snapshot(replay), replay.state_dict()
+    for t in range(40, 3000):  # the store grows under the view's feet
+        replay.append(rows(t))
+    newest = snapshot(replay)
+    view = Replay.view(tmp_path, state)
+    assert snapshot(view)[0] == want[0]
+    with pytest.raises((ValueError, TypeError)):
+        view.append(rows(40))
+    assert snapshot(replay)[0] == newest[0]

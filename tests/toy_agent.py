@@ -14,10 +14,8 @@ agent of another kind than World Models fits, and to be killed and resumed in te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from dreamlab.core.protocols import Phase
 
@@ -59,6 +57,7 @@ class Config:
 
 
 def budget(config: Config, run: Any) -> list[Phase]:
+    """Collect, study (learning alone), tune (rollouts), practice (acting and learning interleaved)."""
     practice = config.practice if run.steps is None else max(run.steps - config.collect, 0)
     return [
         Phase("collect", env_steps=config.collect),
@@ -68,13 +67,15 @@ def budget(config: Config, run: Any) -> list[Phase]:
     ]
 
 
-def build(config: Config, obs_space: Any, act_space: Any, compute: Any, seed: int, run: Any) -> ToyAgent:
-    from toy_agent import ToyAgent  # torch comes with it, only when an agent is built
+def build(config: Config, obs_space: Any, act_space: Any, compute: Any, seed: int, run: Any) -> Any:
+    """The agent: Discrete actions; the image where there is one, else the vector."""
+    from toy_parts import ToyAgent  # torch comes with it, only when an agent is built
 
     return ToyAgent(config, obs_space, act_space, compute, seed, run)
 
 
 def footprint(config: Config, obs_space: Any, act_space: Any, run: Any) -> Any:
+    """A toy's: some batches and networks of kilobytes, and one int64 token a row."""
     from dreamlab.agents import Footprint
 
     return Footprint(memory_bytes=48 * 2**20, row_bytes=8)

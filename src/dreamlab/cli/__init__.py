@@ -1,0 +1,1 @@
+"""The commands, one file a verb: the only room that wires the others together."""

@@ -95,11 +95,11 @@ def read(cls: type[C], data: Any, where: str, problems: list[str], base: C | Non
     hints, values = _hints(cls), {}
     for name, field in fields.items():
         if name in data:
-            old = None if base is None else getattr(base, name)
+            old = _default(field) if base is None else getattr(base, name)
             values[name] = _value(hints[name], data[name], _join(where, name), problems, old)
         elif base is not None:
             values[name] = getattr(base, name)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif _default(field) is dataclasses.MISSING:
             problems.append(f"{_join(where, name)}: is missing")
     if len(problems) > before:
         return None
@@ -115,6 +115,11 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, A
     old, new = dict(_leaves(a)), dict(_leaves(b))
     paths = [*old, *(path for path in new if path not in old)]
     return [(path, old.get(path), new.get(path)) for path in paths if not _same(old.get(path), new.get(path))]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """A field's default, made if need be, or MISSING."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _plain(value: Any) -> Any:
@@ -133,11 +138,12 @@ def _value(hint: Any, value: Any, where: str, problems: list[str], old: Any) -> 
     if nested and not (value is None and type(None) in _alternatives(hint)):
         if dataclasses.is_dataclass(value):
             value = to_dict(value)
-        return read(typing.cast(type, nested[0]), value, where, problems, base=old)
+        return read(nested[0], value, where, problems, base=old if dataclasses.is_dataclass(old) else None)
     from pydantic import ValidationError
 
     plain = _plain(value)
-    if isinstance(plain, float) and plain.is_integer() and int in _alternatives(hint) and float not in _alternatives(hint):
+    kinds = _alternatives(hint)
+    if isinstance(plain, float) and plain.is_integer() and int in kinds and float not in kinds:
         plain = int(plain)
     try:  # strict JSON: lists are tuples and whole numbers are numbers there, but nothing else is converted
         return _adapter(hint).validate_json(json.dumps(plain, default=repr), strict=True)

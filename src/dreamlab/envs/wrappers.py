@@ -202,6 +202,11 @@ def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([np.asarray(c) for c in channels], -1)
 
 
+def has_images(space: spaces.Space) -> bool:
+    """Whether an environment's observations have pictures in them."""
+    return any(_pictorial(part) for *_, part in _parts("", space))
+
+
 def _pictorial(space: spaces.Space) -> bool:
     return is_image(space) or (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 2)
 

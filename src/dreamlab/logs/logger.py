@@ -241,6 +241,6 @@ def _refuse_non_finite(values: Mapping[str, float], when: str) -> None:
     spoilt = [key for key, value in values.items() if not math.isfinite(value)]
     if spoilt:
         raise NonFinite(
-            f"{' and '.join(f'{key} became {values[key]}' for key in spoilt)} {when}. Nothing after it was saved; "
-            "the last good checkpoint is kept. A smaller learning rate or fp32 precision are the usual remedies."
+            f"{' and '.join(f'{key} became {values[key]}' for key in spoilt)} {when}; "
+            "a smaller learning rate or --precision fp32 are the usual remedies"
         )

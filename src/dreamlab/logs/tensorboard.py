@@ -75,7 +75,5 @@ def _add_film(writer: SummaryWriter, key: str, frames: np.ndarray, step: int) ->
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     _, height, width, channels = frames.shape
-    image = Summary.Image(
-        height=height, width=width, colorspace=channels, encoded_image_string=to_gif(frames, FPS)
-    )
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=to_gif(frames, FPS))
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=key, image=image)]), step)

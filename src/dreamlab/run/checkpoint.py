@@ -89,9 +89,9 @@ class Checkpoints:
             UserError: there is none, or not the one asked for, or one holds a pickle.
             Damaged: the one asked for, or every one, is damaged.
         """
-        for old in self.folder.glob("*.old"):  # killed between two renames
-            if not old.with_suffix("").exists():
-                os.rename(old, old.with_suffix(""))
+        for spare in self.folder.glob("*.old"):  # killed between two renames
+            if not spare.with_suffix("").exists():
+                os.rename(spare, spare.with_suffix(""))
         there = self.steps()
         if step is not None:
             if step not in there:

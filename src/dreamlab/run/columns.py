@@ -19,8 +19,17 @@ RESERVE_BYTES = 32 << 20
 class Column:
     """Values (times, streams, *shape) in one file. Times are ring positions here."""
 
-    def __init__(self, path: Path, times: int, streams: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        path: Path,
+        times: int,
+        streams: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        read_only: bool = False,
+    ) -> None:
         self.path, self.streams, self.shape, self.dtype = path, streams, tuple(shape), np.dtype(dtype)
+        self.read_only = read_only
         self.time_bytes = max(1, int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize * streams)
         self._reserved = 0  # bytes from the start known to have blocks
         self.resize(times)
@@ -28,12 +37,15 @@ class Column:
     def resize(self, times: int) -> None:
         """Map ``times`` times; what was written stays."""
         self.times = times
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        size = times * self.time_bytes
+        fd = os.open(self.path, os.O_RDONLY if self.read_only else os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            size = times * self.time_bytes
-            if os.fstat(fd).st_size != size:
-                os.ftruncate(fd, size)
-            self._map = mmap.mmap(fd, size)
+            if self.read_only:
+                self._map = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+            else:
+                if os.fstat(fd).st_size != size:
+                    os.ftruncate(fd, size)
+                self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)
         if hasattr(mmap, "MADV_RANDOM"):

@@ -95,11 +95,15 @@ class Experience:
         Raises:
             Interrupted: the user asked to stop; nothing is counted.
         """
-        if self._rollouts is None:
-            self._rollouts = self._environments()
-        outcome = play(policy, self._rollouts, seeds, self.device, stop=self.stop)
+        outcome = play(policy, self.rollout_envs(), seeds, self.device, stop=self.stop)
         self.rollout_steps += int(outcome.length.sum())
         return outcome
+
+    def rollout_envs(self) -> VectorEnv:
+        """The environments for whole episodes, started now if they are not there yet."""
+        if self._rollouts is None:
+            self._rollouts = self._environments()
+        return self._rollouts
 
     # -- collecting ------------------------------------------------------------------------------------------
 

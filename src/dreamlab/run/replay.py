@@ -150,10 +150,9 @@ class Replay:
                         last = self.columns["is_last"].values[(stop - 1) % self.times, stream]
                         table.append((max(first, self.start), stream, stop, bool(first >= self.start and last)))
             table.sort()
-            start, stream, stop, whole = (np.array(c) for c in zip(*table, strict=True)) if table else [np.zeros(0)] * 4
-            self._episodes = Episodes(
-                stream.astype(np.int64), start.astype(np.int64), stop.astype(np.int64), whole.astype(bool)
-            )
+            columns = zip(*table, strict=True) if table else ((), (), (), ())
+            begin, streams, end, whole = (np.array(c, np.int64) for c in columns)
+            self._episodes = Episodes(streams, begin, end, whole.astype(bool))
         return self._episodes
 
     # -- keeping ---------------------------------------------------------------------------------------------
@@ -206,6 +205,28 @@ class Replay:
             self.columns[name] = Column(path, self.times, self.streams, tuple(spec["shape"]), np.dtype(spec["dtype"]))
         self.journal.undo(self, step)
         self._find_starts()
+
+    @classmethod
+    def view(cls, folder: Path, state: Mapping[str, Any]) -> Replay:
+        """The rows that a checkpoint saw, for reading alone: a run that is being trained is not disturbed.
+
+        Columns that training rewrites may be newer than the checkpoint.
+
+        Raises:
+            RunError: the folder does not hold what the checkpoint speaks of.
+        """
+        replay = cls(folder, state["streams"])
+        replay.shown, replay.times, replay.stop = state["shown"], state["times"], state["stop"]
+        replay.start = max(0, replay.stop - replay.shown) if replay.shown else 0
+        for name, spec in state["columns"].items():
+            path = replay.folder / f"{name.replace('/', '.')}.bin"
+            shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
+            try:
+                replay.columns[name] = Column(path, replay.times, replay.streams, shape, dtype, read_only=True)
+            except (OSError, ValueError) as error:
+                raise RunError(f"{path} is missing or shorter than the checkpoint says ({error})") from error
+        replay._find_starts()
+        return replay
 
     def _find_starts(self) -> None:
         self._episodes = None

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,12 +22,14 @@ import torch
 from dreamlab.core.errors import Interrupted, NonFinite, RunError
 from dreamlab.core.protocols import Agent, Phase
 from dreamlab.core.seeds import forked
-from dreamlab.core.types import Metrics
 from dreamlab.run.checkpoint import Checkpoints
 from dreamlab.run.config import RunConfig
 from dreamlab.run.experience import Experience
 from dreamlab.run.memory import MIB, Peak
 from dreamlab.run.progress import Progress
+
+if TYPE_CHECKING:
+    from dreamlab.core.types import Metrics
 
 CHUNK = 50
 """environment steps between two looks at the clocks"""
@@ -37,8 +39,7 @@ class Log(Protocol):
     """What the trainer needs of a logger."""
 
     def add(self, group: str, metrics: Metrics) -> None: ...
-    def check(self, step: int) -> None: ...
-    def write(self, step: int, **extra: float) -> None: ...
+    def write(self, step: int, /, **extra: float) -> Any: ...
     def progress(self, phase: str, done: int, total: int, unit: str, note: str = "") -> None: ...
     def message(self, text: str) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -98,7 +99,7 @@ class Trainer:
                     self._after(phase)
                 self._finish()
         except NonFinite as error:
-            raise NonFinite(f"{error} (step {self.step}; {self._last_good()})") from error
+            raise NonFinite(f"{error} [step {self.step}; {self._last_good()}]") from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -214,7 +215,7 @@ class Trainer:
     def save(self, score: float | None = None) -> None:
         """Write a checkpoint of everything: agent, rows, environments, progress, logs, random generators."""
         step, replay = self.step, self.experience.replay
-        self.log.check(step)  # a NaN that has not been written yet must not be saved either
+        logged = self.log.state_dict()  # raises NonFinite: what is not finite and not yet written is not saved either
         replay.sync()
         parts: dict[str, Mapping[str, Any]] = {
             **{f"agent-{k}": {"value": v} for k, v in self.agent.state_dict().items()},
@@ -222,7 +223,7 @@ class Trainer:
                 "progress": self.progress.state_dict(),
                 "clocks": dict(self.clocks),
                 "experience": self.experience.state_dict(),
-                "log": self.log.state_dict(),
+                "log": logged,
                 "random": random_state(),
                 "firsts": [[s, f] for s, f in self._firsts.items()] + [[step, replay.start]],
             },
@@ -288,11 +289,11 @@ def agent_state(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 def random_state() -> dict[str, Any]:
     """Every global random generator of this process."""
-    kind, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, keys.astype(np.int64), place, has_gauss, gauss],
+        "numpy": [kind, np.asarray(keys, np.int64), place, has_gauss, gauss],
     }
 
 
@@ -302,4 +303,4 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
     kind, keys, place, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((kind, keys.astype(np.uint32), place, has_gauss, gauss))

@@ -1,0 +1,131 @@
+"""The agents, found by name: the module's name is the registration. Imports nothing heavy.
+
+An agent is a module ``dreamlab.agents.<name>`` (a file, or a folder), or a user's own by its dotted path.
+It offers ``Config EXTENDS SEES budget build footprint``, and may have presets beside it in ``<name>.yaml``::
+
+    car-racing:                     # the preset's name
+      about: the paper's CarRacing  # one line
+      suites: [box2d]               # the suites of environments that it is the default for
+      agent: {vision: {latent: 32}} # what differs from the agent's Config
+      env: {id: CarRacing-v3}       # what differs from the environment's
+      run: {envs: 8}                # what differs from RunConfig
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from dreamlab.core.config import fail, read_yaml
+from dreamlab.core.errors import UserError, suggest, unknown
+
+OFFERS = ("Config", "EXTENDS", "SEES", "budget", "build", "footprint")
+"""what a module must hold to be an agent"""
+
+
+class Footprint(NamedTuple):
+    """What an agent will need, from its numbers alone."""
+
+    memory_bytes: int
+    """peak of learning, beyond the bare process and the weights"""
+    row_bytes: int
+    """annotations beside one row of the replay"""
+
+
+def names() -> list[str]:
+    """The agents that come with dreamlab, as typed: ``world-models``."""
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def canonical(name: str) -> str:
+    """The one way to write an agent's name: ``world_models`` is ``world-models``; dotted paths stay."""
+    return name if "." in name else name.replace("_", "-")
+
+
+def load(name: str) -> ModuleType:
+    """The module of an agent: one of ``names()``, or the dotted path of a user's own.
+
+    Raises:
+        UserError: no such agent, or a module that is none.
+    """
+    if "." not in name:
+        if canonical(name) not in names():
+            raise unknown("agent", name, names())
+        return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise UserError(
+                f"no module {error.name!r} for the agent {name!r}: a dotted path names a Python module of your own "
+                f"that can be imported from here; dreamlab's agents: {', '.join(names())}"
+            ) from error
+        raise
+    lacking = [offer for offer in OFFERS if not hasattr(module, offer)]
+    if lacking:
+        raise UserError(f"the module {name!r} is not an agent: it lacks {', '.join(lacking)}")
+    return module
+
+
+def presets(name: str) -> dict[str, dict[str, Any]]:
+    """An agent's presets by name, each with all of ``about suites agent env run``; empty where it has none.
+
+    Raises:
+        UserError: the file of presets is not in order.
+    """
+    path = preset_file(load(name))
+    if not path.exists():
+        return {}
+    found = {}
+    problems: list[str] = []
+    for chosen, content in read_yaml(path).items():
+        found[str(chosen)] = _checked(content, f"{path}: {chosen}", problems)
+    fail(problems)
+    return found
+
+
+def _checked(content: Any, where: str, problems: list[str]) -> dict[str, Any]:
+    """One preset with all its keys."""
+    whole: dict[str, Any] = {"about": "", "suites": [], "agent": {}, "env": {}, "run": {}}
+    if not isinstance(content, dict):
+        problems.append(f"{where}: expected a mapping with any of {', '.join(whole)}")
+        return whole
+    for key, value in content.items():
+        if key not in whole:
+            problems.append(f"{where}.{key}: unknown key.{suggest(str(key), whole)}")
+        elif value is not None and not isinstance(value, type(whole[key])):
+            kind = {str: "text", list: "a list", dict: "a mapping"}[type(whole[key])]
+            problems.append(f"{where}.{key}: expected {kind}, got {value!r}")
+    return whole | {key: value for key, value in content.items() if value is not None}
+
+
+def preset_file(module: ModuleType) -> Path:
+    """Where an agent's presets are, if it has any: beside its file or folder."""
+    path = Path(module.__file__ or "")
+    return (path.parent if path.stem == "__init__" else path).with_suffix(".yaml")
+
+
+def default_preset(name: str, suite: str, env: str | None = None) -> str | None:
+    """The preset that is taken for a suite of environments when none is named, or None.
+
+    A preset that names an environment's id is the default of that one alone.
+    """
+    for chosen, content in presets(name).items():
+        if suite in content["suites"] and content["env"].get("id") in (None, env):
+            return chosen
+    return None
+
+
+def preset(name: str, chosen: str) -> dict[str, Any]:
+    """One preset of an agent.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    available = presets(name)
+    if chosen not in available:
+        raise unknown(f"preset of {canonical(name)}", chosen, available)
+    return available[chosen]

@@ -1,0 +1,110 @@
+"""``dreamlab evaluate RUN``: score a run's agent in its environment, under a written protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from dreamlab.cli.flags import ask
+from dreamlab.core.config import to_dict
+from dreamlab.core.errors import UserError
+
+
+ABOUT = "score a run's agent in its environment, under a written protocol"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Score a run's agent in its environment; the score is stored with its protocol in evaluations/."""
+
+    run: Positional[str]
+    """the run's folder"""
+    episodes: int = 100
+    """episodes, each with a seed of its own"""
+    seed: int = 0
+    """the episodes' seeds are derived from it"""
+    checkpoint: int | None = None
+    """the step to evaluate; the newest unless told"""
+    envs: int = 0
+    """environments side by side; 0 takes as many as in training"""
+    video: bool = False
+    """film the first episode"""
+    render: bool = False
+    """watch the first environment in a window while it plays (needs a display)"""
+    explore: bool = False
+    """act as while training instead of as evaluated"""
+    json: str | None = None
+    """also write the score to this file; - for standard output"""
+    device: str = "auto"
+    """where the networks live"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command."""
+    chosen = ask(Options, argv, "dreamlab evaluate", __doc__ or "")
+    if chosen.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, got {chosen.episodes}")
+    quiet = chosen.json == "-"
+    score = evaluate(**{k: v for k, v in vars(chosen).items() if k != "json"}, say=(lambda _: None) if quiet else print)
+    if chosen.json == "-":
+        print(json.dumps(score))
+    elif chosen.json:
+        Path(chosen.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(chosen.json).write_text(json.dumps(score, indent=1) + "\n")
+    return 0
+
+
+def evaluate(
+    run: str | Path,
+    episodes: int = 100,
+    seed: int = 0,
+    checkpoint: int | None = None,
+    envs: int = 0,
+    video: bool = False,
+    render: bool = False,
+    explore: bool = False,
+    device: str = "auto",
+    say: Any = print,
+) -> dict[str, Any]:
+    """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol."""
+    from dreamlab.cli import session
+    from dreamlab.evals import episodes as evals
+    from dreamlab.run.checkpoint import write_json
+
+    opened = session.open_run(run, checkpoint, device)
+    n = 1 if render else min(envs or opened.spec.run.envs, episodes)  # one window, not one for each environment
+    venv = session.environments(opened.spec, n, render="human" if render else video)
+    try:
+        outcome, frames = evals.evaluate(
+            opened.policy(explore), venv, evals.seeds_of(seed, episodes), opened.compute.device, film=video and not render
+        )
+        protocol = evals.protocol(
+            to_dict(opened.spec.env),
+            seed=seed,
+            episodes=episodes,
+            mode="exploring" if explore else "evaluation",
+            checkpoint=opened.step,
+            seeded=bool(getattr(venv, "seeded", False)),
+            precision=opened.spec.run.precision,
+        )
+    finally:
+        venv.close()
+    score = evals.score(opened.spec.agent, opened.spec.env.id, outcome, protocol)
+    stored = opened.folder / "evaluations"
+    stored.mkdir(exist_ok=True)
+    write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes.json", score)
+    if frames:
+        path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
+        evals.film(path, frames, f"{opened.spec.agent} · {opened.spec.env.id} · return {outcome.ret[0]:.0f}")
+        say(f"film: {path}")
+    error = score["std"] / len(outcome.ret) ** 0.5
+    say(
+        f"{score['agent']} on {score['env']}, checkpoint {opened.step}: mean {score['mean']:.1f}, "
+        f"std {score['std']:.1f}, standard error {error:.1f}, {episodes} episodes of {outcome.length.mean():.0f} steps"
+    )
+    return score

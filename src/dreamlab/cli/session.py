@@ -1,0 +1,189 @@
+"""Opening a run: agent, environments, rows and logs put together from a ``Spec`` or from a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from gymnasium import spaces
+
+from dreamlab import agents, envs
+from dreamlab.cli import options
+from dreamlab.cli.options import Spec
+from dreamlab.core.config import read_yaml
+from dreamlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gymnasium.vector import VectorEnv
+
+    from dreamlab.core.protocols import Agent, Policy, WorldModel
+    from dreamlab.nn.compute import Compute
+    from dreamlab.run.experience import Experience
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that was trained, or is being trained: its agent at one checkpoint."""
+
+    folder: Path
+    spec: Spec
+    step: int
+    agent: Agent
+    compute: Compute
+    obs_space: spaces.Dict
+    act_space: spaces.Space
+    parts: Mapping[str, Any]
+
+    def policy(self, explore: bool = False) -> Policy:
+        """How the agent acts: as it is evaluated, or as it explores."""
+        return self.agent.policy(explore)
+
+    @property
+    def model(self) -> WorldModel:
+        """Its world model.
+
+        Raises:
+            UserError: it has none.
+        """
+        model = getattr(self.agent, "model", None)
+        if model is None:
+            raise UserError(f"the agent {self.spec.agent!r} has no world model to dream in")
+        return model
+
+    def make_env(self, n: int = 1, render: bool = False) -> VectorEnv:
+        """The environment it was trained on, ``n`` side by side."""
+        return envs.make(self.spec.env, n, self.spec.run.seed, render=render)
+
+    def rows(self) -> Experience:
+        """What it has experienced, for reading."""
+        from dreamlab.run.experience import Experience
+        from dreamlab.run.replay import Replay
+
+        state = self.parts["run"]["experience"]["replay"]
+        replay = Replay.view(self.folder / "replay", state)
+        return Experience(replay, self.obs_space, self.act_space, self.compute.device)
+
+
+def stored_spec(folder: Path) -> Spec:
+    """The spec of a run folder. Raises UserError with all that is wrong in it."""
+    path = folder / "config.yaml"
+    return dataclasses.replace(options.from_dict(read_yaml(path), str(path)), folder=folder)
+
+
+def settle(spec: Spec) -> tuple[Spec, spaces.Dict, spaces.Space, ModuleType]:
+    """The spec with what depends on the environment settled, the spaces, and the agent's module.
+
+    An agent that sees images looks at rendered frames where the environment itself gives vectors.
+    """
+    module = agents.load(spec.agent)
+    obs_space, act_space = envs.spaces_of(spec.env)
+    if module.SEES == "image" and "image" not in obs_space.spaces and spec.env.obs == "auto":
+        spec = dataclasses.replace(spec, env=dataclasses.replace(spec.env, obs="pixels"))
+        obs_space, act_space = envs.spaces_of(spec.env)
+    return spec, obs_space, act_space, module
+
+
+def make_agent(
+    spec: Spec, module: ModuleType, obs_space: spaces.Dict, act_space: spaces.Space, compute: Compute
+) -> Agent:
+    """A fresh agent; its weights depend on the seed alone."""
+    from dreamlab.core.seeds import forked
+
+    with forked(spec.run.seed, "agent"):
+        return module.build(spec.config, obs_space, act_space, compute, spec.run.seed, spec.run)
+
+
+def environments(spec: Spec, n: int, render: bool | Literal["human"] = False) -> VectorEnv:
+    """``n`` of the run's environments side by side."""
+    return envs.make(spec.env, n, spec.run.seed, render=render)
+
+
+def make_experience(
+    spec: Spec, folder: Path, obs_space: spaces.Dict, act_space: spaces.Space, compute: Compute
+) -> Experience:
+    """The table of rows in ``folder/replay``, and environments that start when they are needed."""
+    from dreamlab.run.experience import Experience
+    from dreamlab.run.replay import Replay
+
+    replay = Replay(folder / "replay", spec.run.envs, spec.run.capacity)
+    make = functools.partial(environments, spec, spec.run.envs)
+    return Experience(replay, obs_space, act_space, compute.device, make, spec.run.envs)
+
+
+def prepare(spec: Spec) -> Compute:
+    """Device, precision and threads for this process."""
+    from dreamlab.nn import compute
+
+    run = spec.run
+    return compute.prepare(run.device, run.precision, run.compile, run.threads)
+
+
+def open_run(path: str | Path, checkpoint: int | None = None, device: str | None = None) -> Opened:
+    """A run folder's agent at a checkpoint (the newest whole one unless told).
+
+    Raises:
+        UserError: no run there, no such checkpoint, a pickle in it.
+        RunError: every checkpoint is damaged.
+    """
+    from dreamlab.run.checkpoint import Checkpoints
+    from dreamlab.run.trainer import agent_state
+
+    folder = Path(path)
+    if not (folder / "config.yaml").exists():
+        near = sorted(p.parent.name for p in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
+        raise UserError(f"{folder} holds no run (no config.yaml); runs in {folder.parent}: {', '.join(near) or 'none'}")
+    spec = stored_spec(folder)
+    if device is not None:
+        spec = dataclasses.replace(spec, run=dataclasses.replace(spec.run, device=device))
+    step, parts, _ = Checkpoints(folder, spec.run.keep).load(checkpoint)
+    spec, obs_space, act_space, module = settle(spec)
+    compute = prepare(spec)
+    agent = make_agent(spec, module, obs_space, act_space, compute)
+    load_agent(agent, agent_state(parts), folder)
+    return Opened(folder, spec, step, agent, compute, obs_space, act_space, parts)
+
+
+def load_agent(agent: Agent, state: Mapping[str, Any], folder: Path) -> None:
+    """Give an agent its saved state, or say that the two do not fit."""
+    try:
+        agent.load_state_dict(state)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the checkpoint in {folder} does not fit the agent that its config.yaml describes ({_first_line(error)}): "
+            "one of the two was edited or belongs to another run"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Raises:
+        UserError: another process is training in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}; wait for it or name another folder with --run"
+            ) from None
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"

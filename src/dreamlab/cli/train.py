@@ -1,0 +1,175 @@
+"""``dreamlab train AGENT --env ID``: train an agent, or go on with a run."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamlab import agents
+from dreamlab.cli import options, plan
+from dreamlab.cli.options import Spec
+from dreamlab.core.config import differences, to_dict, write_yaml
+from dreamlab.core.errors import UserError
+from dreamlab.run.config import EXTENDS as RUN_EXTENDS
+
+if TYPE_CHECKING:
+    from dreamlab.run.trainer import Trainer
+
+ABOUT = "train an agent, or go on with a run"
+STOPPED = 130
+"""exit code of a run that the user stopped"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command. Returns its exit code."""
+    spec, _ = options.parse(argv, "dreamlab train", about=__doc__ or "")
+    return train(spec)
+
+
+def home(spec: Spec) -> Path:
+    """The run's folder; without ``--run``, one named after agent, environment and seed."""
+    if spec.folder is not None:
+        return spec.folder
+    return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.agent}-{spec.env.id}-s{spec.run.seed}")
+
+
+def train(spec: Spec, say: Callable[[str], None] = print) -> int:
+    """Train from a spec; resumes if its folder holds a run. Returns 0, or 130 where the user stopped it.
+
+    Raises:
+        UserError: the folder holds another run; what it needs is not there.
+        RunError: the run could not go on; its last checkpoint is kept.
+    """
+    from dreamlab.cli import session
+
+    spec, obs_space, act_space, module = session.settle(spec)
+    folder = home(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    with session.locked(folder):
+        known = extend(spec, folder)
+        say(headline(spec))
+        outlook = plan.plan(spec)
+        if not known:
+            plan.refuse_if_too_big(outlook, folder)
+            write_yaml(folder / "config.yaml", options.to_dict(spec))
+        compute = session.prepare(spec)
+        say(f"{compute} · {folder}")
+        for line in plan.lines(outlook):
+            say(line)
+        agent = session.make_agent(spec, module, obs_space, act_space, compute)
+        if spec.source is not None and not known:
+            say(take_parts(agent, Path(spec.source)))
+        experience = session.make_experience(spec, folder, obs_space, act_space, compute)
+        return _run(spec, folder, agent, experience, compute, say)
+
+
+def _run(
+    spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, say: Callable[[str], None]
+) -> int:
+    from dreamlab.logs.logger import STANDARD, Logger, open_sinks
+    from dreamlab.run.checkpoint import Checkpoints
+    from dreamlab.run.trainer import Stopped, Trainer
+
+    log = Logger(open_sinks(folder, spec.logs or STANDARD))
+    trainer = Trainer(agent, experience, log, Checkpoints(folder, spec.run.keep), spec.run)
+    trainer.evaluate = lambda step: evaluation(spec, folder, trainer, compute, step)
+    try:
+        step = trainer.restore()
+        if step is not None:
+            done = trainer.progress.current(trainer.phases) is None
+            log.message(f"going on from step {step}" if not done else f"this run is finished (step {step})")
+        trainer.train()
+    except Stopped:
+        log.message(f"stopped at step {trainer.step}; type the same command to go on")
+        return STOPPED
+    finally:
+        log.close()
+        experience.close()
+    say(f"done: step {trainer.step}, {folder}")
+    say(f"next: dreamlab evaluate {folder} --episodes 100 · dreamlab dream {folder}")
+    return 0
+
+
+def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: int) -> float:
+    """Score the agent in the environment, store the score with its protocol, and log it."""
+    from dreamlab.evals import episodes
+    from dreamlab.run.checkpoint import write_json
+
+    envs, count = trainer.experience.rollout_envs(), spec.run.eval_episodes
+    seeds = episodes.seeds_of(spec.run.seed, count)
+    started = time.monotonic()
+    outcome, _ = episodes.evaluate(
+        trainer.agent.policy(explore=False), envs, seeds, compute.device, stop=lambda: trainer.stop
+    )
+    protocol = episodes.protocol(
+        to_dict(spec.env),
+        seed=spec.run.seed,
+        episodes=count,
+        mode="evaluation",
+        checkpoint=step,
+        seeded=bool(getattr(envs, "seeded", False)),
+        precision=spec.run.precision,
+    )
+    scores = folder / "evaluations"
+    scores.mkdir(exist_ok=True)
+    write_json(scores / f"{step}.json", episodes.score(spec.agent, spec.env.id, outcome, protocol))
+    mean, std = float(outcome.ret.mean()), float(outcome.ret.std())
+    trainer.log.add(
+        "eval",
+        {"mean": mean, "std": std, "best": float(outcome.ret.max()), "seconds": time.monotonic() - started},
+    )
+    trainer.log.write(step)
+    trainer.log.message(f"evaluation at step {step}: {mean:.1f} ± {std:.1f} over {count} episodes")
+    return mean
+
+
+def headline(spec: Spec) -> str:
+    """The first line of a run."""
+    return f"{spec.agent} on {spec.env.id} · {spec.said}"
+
+
+def extend(spec: Spec, folder: Path) -> bool:
+    """Whether the folder holds this run already. A larger budget is written down and goes on.
+
+    Raises:
+        UserError: it holds another run, or one with other settings.
+    """
+    from dreamlab.cli import session
+
+    path = folder / "config.yaml"
+    if not path.exists():
+        return False
+    old, new = options.to_dict(session.stored_spec(path.parent)), options.to_dict(spec)
+    module = agents.load(spec.agent)
+    free = {f"run.{name}" for name in RUN_EXTENDS} | {f"config.{name}" for name in module.EXTENDS} | {"preset"}
+    changed = [d for d in differences(old, new) if d[0] not in free]
+    if changed:
+        table = "\n".join(f"  {path}: {was!r} there, {now!r} now" for path, was, now in changed)
+        raise UserError(
+            f"{folder} holds another run:\n{table}\n"
+            "name another folder with --run, or type the settings it was started with. "
+            f"What may change when a run goes on: {', '.join(sorted(free - {'preset'}))}"
+        )
+    if old != new:
+        write_yaml(path, new)
+    return True
+
+
+def take_parts(agent: Any, source: Path) -> str:
+    """Give an agent the trained parts of another run (``--from``). Returns a word about it."""
+    from dreamlab.run.checkpoint import Checkpoints
+    from dreamlab.run.trainer import agent_state
+
+    if not hasattr(agent, "load_parts"):
+        raise UserError("this agent cannot take parts from another run (--from)")
+    step, parts, _ = Checkpoints(source).load()
+    taken = agent.load_parts(agent_state(parts))
+    return f"from {source} (step {step}): {', '.join(taken)}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""What a run folder holds, read for showing: JSON, metrics, settings, films.
+
+Anyone may have edited or cut short what lies there. What is broken is named in ``problems`` and left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+LARGEST = 32 << 20
+"""bytes: larger files are named, not embedded"""
+MOST = 6
+"""films, dreams and evaluations of one kind that are shown, newest first"""
+
+
+class RunFolder:
+    """Reads a run folder; remembers what was broken and what was missing."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.problems: list[str] = []
+        self.missing: list[str] = []
+        self.summary = self.json(run / "summary.json") or {}
+        self.evaluations = self.all_json("evaluations")
+        self.metrics = self._metrics()
+        self.config = self._config()
+
+    def title(self) -> str:
+        """``agent on environment``, as its newest evaluation or its configuration names them."""
+        sources: list[Mapping] = [*self.evaluations.values(), self.config]
+        agent = next((s["agent"] for s in sources if isinstance(s.get("agent"), str)), None)
+        env = next((s["env"] for s in sources if isinstance(s.get("env"), str)), None)
+        if env is None and isinstance(self.config.get("env"), Mapping):
+            env = self.config["env"].get("id")
+        return f"{agent} on {env}" if agent and env else self.run.resolve().name
+
+    def guard(self, name: str, make: Callable[..., str], *args: Any) -> str:
+        """What ``make(*args)`` gives, or nothing and a notice: files may hold anything, the rest must be shown."""
+        try:
+            return make(*args)
+        except Exception as error:
+            self.problems.append(f"{name}: {type(error).__name__}: {error}")
+            return ""
+
+    def name(self, path: Path) -> str:
+        """A path as the page names it."""
+        return path.relative_to(self.run).as_posix()
+
+    def newest(self, pattern: str) -> list[Path]:
+        """Files by glob, newest first."""
+        return sorted(self.run.glob(pattern), key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
+
+    def json(self, path: Path) -> dict[str, Any] | None:
+        """A JSON object, or None where it is missing or broken."""
+        if not path.exists():
+            return None
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict):
+                raise ValueError(f"holds a {type(data).__name__}, not an object")
+        except (OSError, ValueError) as error:
+            self.problems.append(f"{self.name(path)}: {error}")
+            return None
+        return data
+
+    def all_json(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The newest few JSON objects of a sub-folder, by stem."""
+        found = {path.stem: self.json(path) for path in self.newest(f"{kind}/*.json")[:MOST]}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def embed(self, path: Path, kind: str) -> str:
+        """A file as a data: URI, or an empty string where it is too large."""
+        if path.stat().st_size > LARGEST:
+            self.problems.append(
+                f"{self.name(path)}: {path.stat().st_size >> 20} MiB are too many to embed; open it by itself"
+            )
+            return ""
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+    def _metrics(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Steps and values by key; NaN and what is no number is left out."""
+        curves: dict[str, tuple[list[float], list[float]]] = {}
+        path, broken = self.run / "metrics.jsonl", []
+        if not path.exists():
+            return curves
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for number, text in enumerate(lines, 1):
+                try:
+                    line = json.loads(text)
+                    step = float(line.pop("step"))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    broken.append(number)
+                    continue
+                for key, value in line.items():
+                    if is_number(value):
+                        steps, values = curves.setdefault(key, ([], []))
+                        steps.append(step)
+                        values.append(value)
+        if broken:
+            self.problems.append(f"metrics.jsonl: {len(broken)} lines are broken, the first is line {broken[0]}")
+        return curves
+
+    def _config(self) -> dict[str, Any]:
+        import yaml
+
+        path = self.run / "config.yaml"
+        if not path.exists():
+            return {}
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict):
+                raise ValueError("holds no mapping")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            self.problems.append(f"config.yaml: {error}")
+            return {}
+        return data
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """A finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(values: Any, length: int | None = None) -> list[float]:
+    """A list of numbers of a file; null is NaN. Raises ValueError where it is anything else."""
+    if not isinstance(values, list) or (length is not None and len(values) != length):
+        raise ValueError(f"expected a list of {'numbers' if length is None else f'{length} numbers'}")
+    return [math.nan if value is None else float(value) for value in values]

@@ -1,0 +1,1 @@
+"""A user's own package, with agents found by dotted path."""
