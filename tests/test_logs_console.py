@@ -90,7 +90,7 @@ def coloured_off(monkeypatch) -> str:
     return out.getvalue()
 
 
-def test_a_message_that_a_signal_sends_while_a_line_is_drawn_waits_for_it():
+def test_a_message_that_a_signal_sends_while_a_line_is_drawn_waits_for_it(monkeypatch):
     out, clock = io.StringIO(), Clock()
     sink = console.Sink(file=out, clock=clock)
     show = sink._show
@@ -99,6 +99,6 @@ def test_a_message_that_a_signal_sends_while_a_line_is_drawn_waits_for_it():
         sink.message("stopping")
         show(phase)
 
-    sink._show = interrupted
+    monkeypatch.setattr(sink, "_show", interrupted)
     run_phase(sink, clock, "vision", 2, 1.0)
     assert [line.split()[0] for line in out.getvalue().splitlines()] == ["vision", "stopping"]

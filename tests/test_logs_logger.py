@@ -112,14 +112,15 @@ def test_pictures_and_films_are_passed_on_once():
     assert not seen.media
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_failing_sink_warns_once_and_the_others_go_on():
     seen, failing = Seen(), Failing(OSError(errno.ENETDOWN, "no network"))
     log = Logger([failing, seen])
-    with pytest.warns(RuntimeWarning, match="no network") as warned:
-        for step in range(3):
-            log.write(step, **{"run/updates": step})
+    with pytest.warns(RuntimeWarning, match="no network"):
+        log.write(0, **{"run/updates": 0})
+    for step in (1, 2):
+        log.write(step, **{"run/updates": step})  # a second warning would fail the test
     assert failing.calls == 1
-    assert len(warned) == 1
     assert len(seen.lines) == 3
 
 
@@ -207,9 +208,9 @@ def test_tensorboard_has_scalars_pictures_and_films_and_purges_on_resume(tmp_pat
     assert gif.encoded_image_string.startswith(b"GIF89a")
     from io import BytesIO
 
-    from PIL import Image
+    from PIL import Image, ImageSequence
 
-    assert Image.open(BytesIO(gif.encoded_image_string)).n_frames == 5
+    assert len(list(ImageSequence.Iterator(Image.open(BytesIO(gif.encoded_image_string))))) == 5
 
 
 def test_the_table_of_metrics_is_whole():
@@ -218,6 +219,6 @@ def test_the_table_of_metrics_is_whole():
     )
     keys = [key for key, _, _ in rows]
     assert len(keys) == len(set(keys)) > 25
-    assert {"collect/ret", "vision/kl", "memory/nll", "controller/mean_eval", "eval/mean", "run/memory_mib"} <= set(
+    assert {"collect/ret", "vision/kl", "memory/nll", "controller/mean_return", "eval/mean", "run/memory_mib"} <= set(
         keys
     )

@@ -97,7 +97,7 @@ def _checked(content: Any, where: str, problems: list[str]) -> dict[str, Any]:
         if key not in whole:
             problems.append(f"{where}.{key}: unknown key.{suggest(str(key), whole)}")
         elif value is not None and not isinstance(value, type(whole[key])):
-            kind = {str: "text", list: "a list", dict: "a mapping"}[type(whole[key])]
+            kind = {"about": "text", "suites": "a list"}.get(key, "a mapping")
             problems.append(f"{where}.{key}: expected {kind}, got {value!r}")
     return whole | {key: value for key, value in content.items() if value is not None}
 

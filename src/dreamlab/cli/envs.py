@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from dreamlab import envs
 from dreamlab.cli.flags import Positional, ask
@@ -18,7 +21,7 @@ ABOUT = "list the environments that work here, or check one: envs check ID"
 class CheckFlags(Flags):
     """Which environment."""
 
-    id: Positional[str]  # type: ignore[misc]
+    id: Annotated[str, Positional]
     """an id, or your own as my_pkg.my_env:make"""
 
 
@@ -34,3 +37,23 @@ def run(argv: Sequence[str]) -> int:
         rows.append({"suite": name, "environments": sorted(suite.ids()), "about": about})
     show(rows, flags.json)
     return 0
+
+
+def _check(argv: Sequence[str]) -> int:
+    """Try one environment and say what to do about what is found; 1 where it cannot be used."""
+    flags = ask(CheckFlags, argv, "dreamlab envs check", "Try an environment and say what to do about what is found.")
+    from dreamlab.envs.check import check
+
+    findings = check(flags.id)
+    errors = [f for f in findings if f.severity == "error"]
+    if flags.json:
+        print(json.dumps([dataclasses.asdict(f) for f in findings], indent=2))
+        return 1 if errors else 0
+    for finding in findings:
+        print(f"{finding.severity}: {finding.what}")
+        if finding.todo:
+            print(f"  to do: {finding.todo}")
+    warnings = sum(f.severity == "warning" for f in findings)
+    verdict = "cannot be used as it is" if errors else "can be used"
+    print(f"{flags.id} {verdict}: {len(errors)} errors, {warnings} warnings")
+    return 1 if errors else 0

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from dreamlab.core.errors import UserError
+
 F = TypeVar("F")
 Argument = tyro.conf.arg
 Positional = tyro.conf.Positional
@@ -21,7 +23,7 @@ def ask(cls: type[F], argv: Sequence[str], command: str, about: str = "", defaul
     """An instance of the dataclass ``cls`` from a command's arguments.
 
     ``--help`` prints the help and leaves with 0; a mistake is told on stderr with what was meant, and leaves with 2.
-    A field may be ``Positional[str]``, or ``Annotated[T, Argument(name=..., metavar=...)]``.
+    A field may be ``Annotated[str, Positional]``, or ``Annotated[T, Argument(name=..., metavar=...)]``.
 
     Args:
         cls: fields are options, the docstring literals below them their help.
@@ -29,11 +31,16 @@ def ask(cls: type[F], argv: Sequence[str], command: str, about: str = "", defaul
         command: what was typed before, as ``dreamlab evaluate``.
         about: what the command does; the dataclass's own docstring where empty.
         default: where the defaults come from, instead of the fields.
+
+    Raises:
+        UserError: the dataclass refuses a value that has the right type.
+        SystemExit: as above.
     """
     given: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        cls, args=list(argv), prog=command, description=about or None, registry=_numbers(), **given
-    )
+    try:
+        return tyro.cli(cls, args=list(argv), prog=command, description=about or None, registry=_numbers(), **given)
+    except ValueError as error:  # the range check of a dataclass whose options have no prefix
+        raise UserError(f"{error}; {command} --help says what there is") from error
 
 
 def _numbers() -> ConstructorRegistry:

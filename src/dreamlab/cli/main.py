@@ -28,7 +28,7 @@ _ABOUT = re.compile(r'^ABOUT(?:: str)? = "(.+)"$', re.MULTILINE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code; only the help and mistyped options leave by SystemExit."""
+    """Run one command. Returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(argv)
         sys.stdout.flush()
         return code
+    except SystemExit as left:  # the help was printed, or a mistyped option told
+        return left.code if isinstance(left.code, int) else int(bool(left.code))
     except UserError as error:
         if os.environ.get("DREAMLAB_DEBUG"):
             traceback.print_exc()

@@ -31,6 +31,8 @@ from dreamlab.run.config import RunConfig
 
 STORED = ("agent", "preset", "from", "data", "env", "run", "config")
 """the keys of a stored spec"""
+UNKNOWN = "ID"
+"""stands for the environment's id in a help that was asked for without one"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ F = TypeVar("F", bound=PlanFlags)
 
 
 def parse(
-    argv: Sequence[str], command: str, flags: type[F] = TrainFlags, about: str = ""  # type: ignore[assignment]
+    argv: Sequence[str],
+    command: str,
+    flags: type[F] = TrainFlags,  # type: ignore[assignment]
+    about: str = "",
 ) -> tuple[Spec, F]:
     """The spec that ``command AGENT --option value ...`` asks for, and its other flags.
 
@@ -140,7 +145,7 @@ def resolve(
     env = env or file_env.get("id") or start.get("env", {}).get("id")  # type: ignore[union-attr]
     if not env and need_env:
         raise UserError(
-            f"which environment? type: dreamlab train {agent} --env CarRacing-v3 (dreamlab envs lists those that work)"
+            f"which environment? type: dreamlab train {agent} --env CarRacing-v3; dreamlab envs lists those that work"
         )
     suite = envs.suite_of(str(env)).__name__.rsplit(".", 1)[-1] if env else None
     said = f"config {file}" if file else f"preset {preset}"
@@ -149,10 +154,12 @@ def resolve(
         start = agents.preset(agent, preset) if preset else {}
         said = f"preset {preset}, the default of {agent} for {suite}" if preset else "plain defaults"
         said += "" if preset else f": {agent} has no preset for {env}"
-    defaults = (module.Config(), envs.default_config(str(env)) if env else EnvConfig(id="ID"), RunConfig())
+    defaults = (module.Config(), envs.default_config(str(env)) if env else EnvConfig(id=UNKNOWN), RunConfig())
     config, env_config, run = _merged(defaults, start, ("agent", "env", "run"), f"preset {preset}: ")
     if file:
-        config, env_config, run = _merged((config, env_config, run), stored, ("config", "env", "run"), f"{file}: ", STORED)
+        config, env_config, run = _merged(
+            (config, env_config, run), stored, ("config", "env", "run"), f"{file}: ", STORED
+        )
     if env:
         env_config = dataclasses.replace(env_config, id=str(env))
     label = preset or stored.get("preset")
@@ -225,26 +232,23 @@ def _merged(
 
 def _flagged(base: Spec, argv: Sequence[str], command: str, flags: type[F], about: str) -> tuple[Spec, F]:
     """``base`` with the typed options on top: one dataclass made of flags, RunConfig, the agent's and the env's."""
-    plain = flags(
-        **{
-            **({"env_id": base.env.id} if base.env.id != "ID" else {}),
-            "preset": base.preset,
-            "source": base.source,
-            "data": base.data,
-        }
-    )
+    known = base.env.id != UNKNOWN
+    plain = flags(env_id=base.env.id if known else None, preset=base.preset, source=base.source, data=base.data)
     parts: list[Any] = [
         ("flags", Annotated[flags, Argument(name="")], plain),  # type: ignore[valid-type]
         ("run", Annotated[RunConfig, Argument(name="")], base.run),
         ("agent", type(base.config), base.config),
     ]
-    if base.env.id != "ID":
+    if known:
         parts.append(("env", type(base.env), base.env))
     else:
         about += "\n\nWith --env ID, this help has the environment's options too."
-    made = ask(dataclasses.make_dataclass("Options", parts, frozen=True), argv, command, about.strip() or "A run.")
-    found: Any = made
-    for option, was, is_now in (("--env", plain.env_id, found.flags.env_id), ("--preset", plain.preset, found.flags.preset)):
+    cls: Any = dataclasses.make_dataclass("Options", parts, frozen=True)
+    found = ask(cls, argv, command, about.strip() or "A run.")
+    for option, was, is_now in (
+        ("--env", plain.env_id, found.flags.env_id),
+        ("--preset", plain.preset, found.flags.preset),
+    ):
         if was != is_now:
             raise UserError(f"{option} is there twice, with {was} and {is_now}; leave one out")
     spec = dataclasses.replace(

@@ -27,10 +27,10 @@ MIB = 1 << 20
 
 # Constants of the estimate, measured on Linux with CPU torch as anonymous and shared memory, each page counted once
 # (run.memory.held), and as blocks on disk.
-PROCESS_BYTES = 220 * MIB
-"""a process with torch, gymnasium and dreamlab imported, before it has built anything"""
-WORKER_BYTES = 30 * MIB
-"""one environment in a worker process"""
+PROCESS_BYTES = 255 * MIB
+"""a process with all of dreamlab imported that has taken three steps of Adam on a small network (271, less 16 for it)"""
+WORKER_BYTES = 25 * MIB
+"""one CarRacing in a worker process (1, 2, 4 of them: 26, 52, 98 MiB); a CartPole takes 10, after 25 for the first"""
 WEIGHT_COPIES = 4
 """in memory: weights, gradients, and Adam's two moments"""
 SAVED_COPIES = 3
@@ -89,7 +89,10 @@ class Plan:
 def run(argv: Sequence[str]) -> int:
     """Print a plan."""
     spec, flags = parse(argv, "dreamlab plan", Flags, "What a run would cost, without running it.")
-    found = plan(spec)
+    from dreamlab.cli import session
+
+    spec, obs_space, act_space, _ = session.settle(spec)
+    found = plan(spec, spaces=(obs_space, act_space))
     if flags.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
@@ -98,18 +101,21 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def plan(spec: Spec, phases: Sequence[Phase] | None = None) -> Plan:
+def plan(
+    spec: Spec, phases: Sequence[Phase] | None = None, spaces: tuple[spaces.Dict, spaces.Space] | None = None
+) -> Plan:
     """What ``spec`` would cost. Networks are built at full size on the meta device, which takes no memory.
 
     Args:
         spec: the run.
         phases: its recipe where it differs from the agent's ``budget``: parts taken from another run, recordings.
+        spaces: of observations and actions; without them, an environment is built to see.
 
     Raises:
         UserError: the agent cannot be built for this environment.
     """
     module = agents.load(spec.agent)
-    obs_space, act_space = envs.spaces_of(spec.env)
+    obs_space, act_space = spaces or envs.spaces_of(spec.env)
     recipe = tuple(module.budget(spec.config, spec.run) if phases is None else phases)
     parameters = count(_parts(module, spec, obs_space, act_space))
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
@@ -272,5 +278,3 @@ def _round(n: int) -> int:
     """Two leading digits, rounded down."""
     digits = 10 ** max(0, len(str(n)) - 2)
     return n // digits * digits
-
-

@@ -17,7 +17,7 @@ ABOUT = "list the presets of an agent, or of all"
 class PresetFlags(Flags):
     """Which presets."""
 
-    agent: Annotated[Positional[str | None], Argument(metavar="[AGENT]", help_behavior_hint="")] = None
+    agent: Annotated[str | None, Positional, Argument(metavar="[AGENT]", help_behavior_hint="")] = None
     """of this agent; without it, of all"""
 
 

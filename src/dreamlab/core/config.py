@@ -92,7 +92,7 @@ def read(cls: type[C], data: Any, where: str, problems: list[str], base: C | Non
     for key in data:
         if key not in fields:
             problems.append(f"{_join(where, key)}: unknown key.{suggest(str(key), fields)}")
-    hints, values = _hints(cls), {}
+    hints, values = _hints(cls), {}  # type: ignore[arg-type]
     for name, field in fields.items():
         if name in data:
             old = _default(field) if base is None else getattr(base, name)
@@ -134,7 +134,7 @@ def _plain(value: Any) -> Any:
 
 def _value(hint: Any, value: Any, where: str, problems: list[str], old: Any) -> Any:
     """One field's value, checked; ``old`` is what a nested configuration is merged into."""
-    nested = [kind for kind in _alternatives(hint) if dataclasses.is_dataclass(kind)]
+    nested: list[Any] = [kind for kind in _alternatives(hint) if dataclasses.is_dataclass(kind)]
     if nested and not (value is None and type(None) in _alternatives(hint)):
         if dataclasses.is_dataclass(value):
             value = to_dict(value)
@@ -160,7 +160,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

@@ -97,9 +97,9 @@ def _examine(job: build.Build, pipe: Any) -> None:
     """In the worker: one stage after another, each telling what it finds."""
     stages: list[tuple[str, Callable[[build.Build], Iterator[Finding]]]] = [
         ("being built", _builds),
-        ("Gymnasium's check_env", _gymnasium),
+        ("running Gymnasium's check_env", _gymnasium),
         ("comparing episodes", _deterministic),
-        ("random play", _plays),
+        ("playing at random", _plays),
     ]
     with workers.quiet():
         for doing, stage in stages:
@@ -111,7 +111,7 @@ def _examine(job: build.Build, pipe: Any) -> None:
                 pipe.send(("finding", Finding("error", str(error))))
                 break
             except BaseException as error:
-                what = f"{doing}: {workers.described(error)}"
+                what = f"it crashed while {doing}: {workers.described(error)}"
                 pipe.send(("finding", Finding("error", what, "mend the line that is named")))
                 if doing == "being built":
                     break
@@ -125,7 +125,7 @@ def _builds(job: build.Build) -> Iterator[Finding]:
     forms = ", ".join(f"{key} {space.dtype} {space.shape}" for key, space in seen.items())
     yield Finding("note", f"the agent sees {forms}; it acts in {env.action_space}")
     if isinstance(inner, spaces.Box) and len(inner.shape) in (2, 3) and inner.dtype != np.uint8 and "vector" in seen:
-        what = f"observations of shape {inner.shape} in {inner.dtype} are taken as one vector of {seen['vector'].shape[0]}"
+        what = f"observations of shape {inner.shape} in {inner.dtype} are taken as one vector"
         yield Finding("warning", what, "if they are images, give them as uint8 from 0 to 255")
     acts = env.action_space
     if isinstance(acts, spaces.Box) and not np.isfinite([acts.low, acts.high]).all():
@@ -185,7 +185,8 @@ def _fingerprint(env: gymnasium.Env, seed: int, actions: list) -> list[str]:
     """A digest of all that was seen up to each step."""
     digest, out = hashlib.blake2b(digest_size=8), []
     obs, _ = env.reset(options={"seeds": seed})
-    ended, rew = False, 0.0
+    ended = False
+    rew: Any = 0.0
     for act in [*actions, None]:
         for value in (*obs.values(), np.float64(rew)):
             digest.update(np.ascontiguousarray(value).tobytes())
@@ -205,16 +206,18 @@ def _plays(job: build.Build) -> Iterator[Finding]:
     """Random play for a while: ends of episodes, rewards, ranges, speed."""
     env = job()
     env.action_space.seed(0)
-    rewards, returns, ended, faults = [], [0.0], 0, {}
+    rewards: list[float] = []
+    faults: dict[str, int] = {}
+    returns, ended = [0.0], 0
     obs, _ = env.reset(options={})
     begin = time.perf_counter()
     while len(rewards) < STEPS and time.perf_counter() - begin < SECONDS:
         act = env.action_space.sample()
         obs, rew, terminated, truncated, _ = env.step(act)
-        for fault in _faults(obs, rew, env.observation_space):
+        for fault in _faults(obs, float(rew), env.observation_space):
             faults.setdefault(fault, len(rewards) + 1)
-        rewards.append(rew)
-        returns[-1] += rew
+        rewards.append(float(rew))
+        returns[-1] += rewards[-1]
         if terminated or truncated:
             ended += 1
             returns.append(0.0)

@@ -1,4 +1,4 @@
-"""A user's own environment by its maker's dotted path: my_pkg.my_env:make, any callable that returns a gymnasium.Env."""
+"""A user's own environment: my_pkg.my_env:make names any callable that returns a gymnasium.Env."""
 
 from __future__ import annotations
 

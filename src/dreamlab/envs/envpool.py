@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 from dreamlab.core.errors import missing_package
 from dreamlab.core.seeds import derive
-from dreamlab.envs.wrappers import picture
+from dreamlab.envs.wrappers import image_space, picture
 
 if TYPE_CHECKING:
     from dreamlab.envs.car_racing import Config
@@ -54,7 +54,7 @@ class CarRacing(VectorEnv):
         bounds = (-self._high, self._high) if config.actions == "unit" else (self._low, self._high)
         self.single_action_space = spaces.Box(*bounds, dtype=np.float32)
         shape = self._picture(np.zeros((96, 96, 3), np.uint8)).shape
-        self.single_observation_space = spaces.Dict(image=spaces.Box(0, 255, shape, np.uint8))
+        self.single_observation_space = spaces.Dict(image=image_space(shape))
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
 

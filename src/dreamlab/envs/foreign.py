@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-ATARI = set(
-    "adventure air_raid alien amidar assault asterix asteroids atlantis bank_heist battle_zone beam_rider berzerk "
-    "bowling boxing breakout carnival centipede chopper_command crazy_climber defender demon_attack double_dunk "
-    "elevator_action enduro fishing_derby freeway frostbite gopher gravitar hero ice_hockey jamesbond "
-    "journey_escape kaboom kangaroo krull kung_fu_master montezuma_revenge ms_pacman name_this_game phoenix pitfall "
-    "pong pooyan private_eye qbert riverraid road_runner robotank seaquest skiing solaris space_invaders star_gunner "
-    "surround tennis time_pilot tutankham up_n_down venture video_pinball wizard_of_wor yars_revenge zaxxon".split()
-)
+ATARI = """
+adventure air_raid alien amidar assault asterix asteroids atlantis bank_heist battle_zone beam_rider berzerk bowling
+boxing breakout carnival centipede chopper_command crazy_climber defender demon_attack double_dunk elevator_action
+enduro fishing_derby freeway frostbite gopher gravitar hero ice_hockey jamesbond journey_escape kaboom kangaroo
+krull kung_fu_master montezuma_revenge ms_pacman name_this_game phoenix pitfall pong pooyan private_eye qbert
+riverraid road_runner robotank seaquest skiing solaris space_invaders star_gunner surround tennis time_pilot
+tutankham up_n_down venture video_pinball wizard_of_wor yars_revenge zaxxon
+"""
 OTHERS = {
     r"dmc[_/]|dm_control|dmcontrol": "DeepMind Control",
     r"crafter": "Crafter",
@@ -33,7 +33,8 @@ OWN = "its Gymnasium form can be given by a function of your own: type my_pkg.my
 def answer(id: str, known: Iterable[str]) -> str | None:
     """What to say about an id that no suite claims, if it is recognised; ``known`` are those that work here."""
     known = list(known)
-    return _another_version(id, known) or _uninstalled(id) or _atari(id) or _elsewhere(id) or _unregistered(id)
+    found = _another_version(id, known) or _uninstalled(id) or _atari(id) or _elsewhere(id)
+    return found if found or nearest(id, known) else _unregistered(id)
 
 
 def nearest(id: str, known: Iterable[str]) -> str:
@@ -72,8 +73,8 @@ def _uninstalled(id: str) -> str | None:
     from dreamlab.envs.gym import needs
 
     name, _ = _versioned(id)
-    same = [(_versioned(k)[1], k, needs(s)) for k, s in registry.items() if _plain(_versioned(k)[0]) == _plain(name)]
-    same = [found for found in same if found[2]]
+    known = [(k, needs(spec)) for k, spec in registry.items() if _plain(_versioned(k)[0]) == _plain(name)]
+    same = [(_versioned(k)[1], k, package) for k, package in known if package]
     if not same:
         return None
     _, best, package = max(same)
@@ -89,7 +90,7 @@ def _atari(id: str) -> str | None:
         title = id
     title = re.sub(r"(NoFrameskip|Deterministic|-ram|-ramNoFrameskip)*(-v\d+)?$", "", title)
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", title).lower()
-    if name not in ATARI:
+    if name not in ATARI.split():
         return None
     ours = "ale_py:ALE/" + "".join(word.capitalize() for word in name.split("_")) + "-v5"
     if find_spec("ale_py") is None:

@@ -68,10 +68,16 @@ def make(config: EnvConfig, render_mode: str | None = None, **options: Any) -> g
 
     if config.time_limit is not None:
         options["max_episode_steps"] = -1
+    if render_mode:  # not every environment takes one
+        options["render_mode"] = render_mode
     try:
-        env = gymnasium.make(config.id, render_mode=render_mode, disable_env_checker=True, **options)
+        env = gymnasium.make(config.id, disable_env_checker=True, **options)
     except (ImportError, gymnasium.error.Error) as error:
         raise UserError(f"{config.id} cannot be made: {error}") from error
+    except TypeError as error:
+        if "render_mode" not in str(error):
+            raise
+        raise UserError(f"{config.id} draws no pictures: it does not take render_mode") from error
     if render_mode and render_mode not in (env.metadata.get("render_modes") or ()):
         env.close()
         raise UserError(f"{config.id} draws no pictures (its render modes: {env.metadata.get('render_modes')})")

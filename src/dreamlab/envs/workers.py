@@ -85,7 +85,7 @@ class Workers(VectorEnv):
         flags = np.array(terminated, np.bool_), np.array(truncated, np.bool_)
         return _stacked(obs), np.array(rew, np.float64), *flags, self._infos(infos)
 
-    def render(self) -> tuple[np.ndarray | None, ...]:
+    def render(self) -> tuple[Any, ...]:
         """One frame (H, W, 3) uint8 for each environment; None where nothing was ever reset."""
         self._send("render", [None] * self.num_envs)
         return tuple(self._receive("a picture", self._timeout))
@@ -132,8 +132,8 @@ class Workers(VectorEnv):
                 ready = connection.wait(list(waiting), max(0, deadline - time.monotonic()))
                 if not ready:
                     raise RunError(
-                        f"{self._who(min(waiting.values()))} gave no answer for {timeout:g} s during {doing}: it hangs, "
-                        "or needs longer (env option timeout, in seconds)"
+                        f"{self._who(min(waiting.values()))} gave no answer for {timeout:g} s during {doing}: "
+                        "it hangs, or needs longer (env option timeout, in seconds)"
                     )
                 for pipe in ready:
                     i = waiting.pop(pipe)
@@ -181,7 +181,8 @@ class InProcess(SyncVectorEnv):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """As ``Workers.reset``."""
-        own, infos = split(options, self.num_envs), {}
+        own = split(options, self.num_envs)
+        infos: dict[str, Any] = {}
         for flags in (self._terminations, self._truncations, self._autoreset_envs):
             flags[:] = False
         with told(self._name, self._window):
@@ -195,7 +196,7 @@ class InProcess(SyncVectorEnv):
         with told(self._name, self._window):
             return super().step(actions)  # type: ignore[return-value]
 
-    def render(self) -> tuple[np.ndarray | None, ...]:
+    def render(self) -> tuple[Any, ...]:
         """As ``Workers.render``."""
         with told(self._name, self._window):
             return tuple(env.render() for env in self.envs)  # type: ignore[misc]
@@ -248,14 +249,14 @@ def _without_main() -> Iterator[None]:
 
     What the script defines travels by value (cloudpickle), so ``if __name__ == "__main__"`` is not needed.
     """
-    main = sys.modules["__main__"]
-    kept = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
-    main.__dict__["__spec__"] = None
+    main: dict[str, Any] = sys.modules["__main__"].__dict__
+    kept: dict[str, Any] = {key: main.pop(key) for key in ("__file__", "__spec__") if key in main}
+    main["__spec__"] = None
     try:
         yield
     finally:
-        del main.__dict__["__spec__"]
-        main.__dict__.update(kept)
+        del main["__spec__"]
+        main.update(kept)
 
 
 @contextmanager
@@ -263,7 +264,7 @@ def _one_thread() -> Iterator[None]:
     """One arithmetic thread a worker: they share the cores already."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     kept = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: "1" for name in names})
+    os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield
     finally:

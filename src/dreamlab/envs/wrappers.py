@@ -128,9 +128,9 @@ class AsDict(ObservationWrapper):
                 raise UserError(f"observations of {space} have no fixed length; give a Box, Discrete or Dict of these")
         form: dict[str, spaces.Space] = {n: _at(env.observation_space, p) for n, p in self._images.items()}
         if self._vectors:
-            flat = [flatten_space(space) for _, space in self._vectors]
-            low = np.concatenate([np.asarray(f.low, np.float64).reshape(-1) for f in flat])  # type: ignore[attr-defined]
-            high = np.concatenate([np.asarray(f.high, np.float64).reshape(-1) for f in flat])  # type: ignore[attr-defined]
+            flat: list[Any] = [flatten_space(space) for _, space in self._vectors]
+            low = np.concatenate([np.asarray(f.low, np.float64).reshape(-1) for f in flat])
+            high = np.concatenate([np.asarray(f.high, np.float64).reshape(-1) for f in flat])
             with np.errstate(over="ignore"):  # bounds beyond float32 are no bounds
                 form["vector"] = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         self.observation_space = spaces.Dict(form)
@@ -159,12 +159,17 @@ class Pixels(ObservationWrapper):
         form = dict(env.observation_space.spaces)
         self._keys = [key for key, space in form.items() if _pictorial(space)]
         for key in self._keys:
-            blank = np.zeros(form[key].shape, np.uint8)  # type: ignore[arg-type]
-            form[key] = spaces.Box(0, 255, picture(blank, size, crop, grey).shape, np.uint8)
+            blank = np.zeros(form[key].shape or (), np.uint8)
+            form[key] = image_space(picture(blank, size, crop, grey).shape)
         self.observation_space = spaces.Dict(form)
 
     def observation(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {k: picture(v, self._size, self._crop, self._grey) if k in self._keys else v for k, v in obs.items()}
+
+
+def image_space(shape: tuple[int, ...]) -> spaces.Box:
+    """Images uint8 (C, h, w)."""
+    return spaces.Box(0, 255, shape, np.uint8)  # type: ignore[arg-type]
 
 
 def picture(
@@ -181,7 +186,7 @@ def picture(
     if frame.ndim == 2:
         frame = frame[..., None]
     elif frame.shape[-1] not in (1, 3, 4) and frame.shape[0] < frame.shape[-1]:
-        frame = frame.transpose(1, 2, 0)                                        # (H, W, C)
+        frame = frame.transpose(1, 2, 0)  # (H, W, C)
     if crop is not None:
         top, bottom, left, right = crop
         if bottom > frame.shape[0] or right > frame.shape[1]:
@@ -191,7 +196,7 @@ def picture(
         frame = np.asarray(Image.fromarray(np.ascontiguousarray(frame)).convert("L"))[..., None]
     if frame.shape[:2] != size:
         frame = _resized(np.ascontiguousarray(frame), size)
-    return np.ascontiguousarray(frame.transpose(2, 0, 1))                       # (C, h, w)
+    return np.ascontiguousarray(frame.transpose(2, 0, 1))  # (C, h, w)
 
 
 def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -60,13 +60,13 @@ STYLE = {
     "ytick.color": COLOURS["grid"],
     "xtick.labelcolor": COLOURS["muted"],
     "ytick.labelcolor": COLOURS["muted"],
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "ytick.major.size": 0,
-    "lines.linewidth": 1.7,
-    "lines.markersize": 4,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.6,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.5,
     "legend.handlelength": 2.6,
     "svg.fonttype": "none",
     "svg.hashsalt": "dreamlab",
@@ -100,7 +100,7 @@ class Curve(NamedTuple):
 def curves(panels: Mapping[str, Curve], columns: int = 1) -> Figure:
     """One small panel a metric, titled by it: faint as measured where it is noisy, strong as a running mean."""
     rows = -(-len(panels) // columns)
-    figure, axes = _figure(3.3 * columns, 1.95 * rows, rows, columns)
+    figure, axes = _figure(2.5 * columns, 1.6 * rows, rows, columns)
     for ax, (title, curve) in zip(axes, panels.items(), strict=False):
         steps, values = _thin(np.asarray(curve.steps, float), np.asarray(curve.values, float))
         look: dict[str, Any] = {"color": COLOURS["first"]}
@@ -120,7 +120,7 @@ def horizon(
     title: str, steps: Sequence[float], lines: Mapping[str, Sequence[float]], unit: str = "", legend: bool = True
 ) -> Figure:
     """A measure by imagined step: the first line is the model's, the others what it has to beat."""
-    figure, (ax,) = _figure(4.2, 2.7)
+    figure, (ax,) = _figure(3.5, 2.4)
     for look, (name, values) in zip(LOOKS, lines.items(), strict=False):
         every = max(1, len(steps) // 8)
         ax.plot(steps, np.asarray(values, float), label=name.replace("_", " "), markevery=every, **look)
@@ -136,7 +136,7 @@ def horizon(
 @_styled
 def returns(groups: Mapping[str, Sequence[float]]) -> Figure:
     """Mean return of each group as a bar, its standard error, and every episode as a dot."""
-    figure, (ax,) = _figure(4.6, 0.75 + 0.55 * len(groups))
+    figure, (ax,) = _figure(4.6, 0.75 + 0.45 * len(groups))
     names = list(groups)
     looks = [COLOURS["first"] if name == names[-1] else COLOURS["muted"] for name in names]
     for y, (name, colour) in enumerate(zip(names, looks, strict=True)):

@@ -23,7 +23,7 @@ POLICIES = ("random", "untrained", "trained")
 HORIZONS = (1, 5, 10, 15, 20, 30, 50, 100)
 MEASURES = {
     "mse": ("Squared error", "lower is better"),
-    "psnr": ("Peak signal to noise, dB", "higher is better"),
+    "psnr": ("Signal to noise, dB", "higher is better"),
     "ssim": ("Structural similarity", "higher is better"),
 }
 RIVALS = ("model", "repeat_last", "mean_frame")
@@ -70,21 +70,21 @@ def _facts(folder: RunFolder) -> str:
         "Wall time": f"{seconds / 60:.1f} min" if is_number(seconds) else "",
         "Peak memory": f"{memory:,.0f} MiB" if is_number(memory) else "",
     }
-    items = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in rows.items() if v)
-    return f'<dl class="facts">{items}</dl>'
+    return _facts_list(rows)
 
 
 def _scores(folder: RunFolder) -> str:
     scores = {p: folder.summary[p] for p in POLICIES if isinstance(folder.summary.get(p), Mapping)}
     if not scores:
-        folder.missing.append(f"scores beside a random and an untrained policy ({_command('evaluate', folder)})")
+        folder.missing.append("scores beside a random and an untrained policy (<code>make demo</code> takes them)")
         return ""
     returns = {name: numbers(score["returns"]) for name, score in scores.items()}
     best = max(scores, key=lambda name: scores[name]["mean"])
-    rows = [
-        (name, _number(score["mean"]), _number(score["std"]), _error(returns[name]), str(len(returns[name])))
-        for name, score in scores.items()
-    ]
+    means = _column(*(score["mean"] for score in scores.values()))
+    spreads = _column(*(score["std"] for score in scores.values()))
+    errors = _column(*(_error(values) for values in returns.values()))
+    counts = [str(len(values)) for values in returns.values()]
+    rows = list(zip(scores, means, spreads, errors, counts, strict=True))
     table = _table(("policy", "mean return", "std", "std. error", "episodes"), rows, best=list(scores).index(best))
     bars = plots.svg(plots.returns(returns)) if all(returns.values()) else ""
     return _section(
@@ -149,7 +149,7 @@ def _dream_errors(name: str, data: dict[str, Any]) -> str:
         for rival in RIVALS:
             if measure in data.get(rival, {}):
                 values = numbers(data[rival][measure], len(steps))
-                rows.append((f"{title} · {rival.replace('_', ' ')}", *(_number(values[i]) for i in shown)))
+                rows.append((f"{title} · {rival.replace('_', ' ')}", *_column(*(values[i] for i in shown))))
     table = _table(("imagined steps", *(f"{steps[i]:g}" for i in shown)), rows) if rows else ""
     return (
         f'<h3>Error by horizon · {_words(name)}</h3><div class="wide">{"".join(figures)}</div>'
@@ -168,22 +168,23 @@ def _curves(folder: RunFolder) -> str:
         folder.missing.append("curves (metrics.jsonl is written while training)")
         return ""
     groups: dict[str, list[str]] = {}
-    for key, (steps, _) in folder.metrics.items():
-        if len(steps) > 1:
-            groups.setdefault(key.partition("/")[0], []).append(key)
+    for key in folder.metrics:
+        groups.setdefault(key.partition("/")[0], []).append(key)
     body = ""
     for group in sorted(groups, key=lambda g: g == "run"):  # in the order of the run; its own counters last
-        panels = ""
+        panels, singles = "", {}
         for key in groups[group]:
-            curve = plots.Curve(*folder.metrics[key])
-            panel = plots.svg(plots.curves({"": curve}))
-            panels += _figure(key.partition("/")[2] or key, _number(curve.values[-1]), panel)
-        body += f'<h3>{_words(group)}</h3><div class="grid">{panels}</div>'
+            curve, name = plots.Curve(*folder.metrics[key]), key.partition("/")[2] or key
+            if len(curve.steps) == 1:
+                singles[name] = _number(curve.values[0])
+            else:
+                panels += _figure(name, _number(curve.values[-1]), plots.svg(plots.curves({"": curve})))
+        body += f'<h3>{_words(group)}</h3>{_facts_list(singles)}<div class="grid">{panels}</div>'
     lead = (
-        "Each phase's metrics over the steps of the whole run, with the last value. "
-        "Faint: as measured; strong: a running mean."
+        "Metrics of each phase over the steps of the whole run, with the last value; what was measured once, as "
+        "a number. Faint: as measured; strong: a running mean."
     )
-    return _section("Curves", lead, body) if body else ""
+    return _section("Curves", lead, body)
 
 
 def _evaluations(folder: RunFolder) -> str:
@@ -197,8 +198,8 @@ def _evaluations(folder: RunFolder) -> str:
 
 def _evaluation(name: str, data: dict[str, Any]) -> str:
     returns, lengths = numbers(data["returns"]), numbers(data.get("lengths", []))
-    length = _number(sum(lengths) / len(lengths)) if lengths else "-"
-    row = (name, _number(data["mean"]), _number(data["std"]), _error(returns), str(len(returns)), length)
+    length = _number(sum(lengths) / len(lengths)) if lengths else "–"
+    row = (name, *_column(data["mean"], data["std"], _error(returns)), str(len(returns)), length)
     table = _table(("evaluation", "mean return", "std", "std. error", "episodes", "mean length"), [row])
     details = _settings_table(_flat(data.get("protocol") or {}))
     return f'<div class="card">{table}<details><summary>Protocol</summary>{details}</details></div>'
@@ -208,7 +209,7 @@ def _settings(folder: RunFolder) -> str:
     if not folder.config:
         return ""
     top = {key: value for key, value in folder.config.items() if not isinstance(value, Mapping)}
-    groups = {"": top} if top else {}
+    groups: dict[str, Mapping[str, Any]] = {"": top} if top else {}
     groups.update({key: value for key, value in folder.config.items() if isinstance(value, Mapping) and value})
     cards = "".join(
         f'<div class="card">{f"<b>{escape(str(name))}</b>" if name else ""}{_settings_table(_flat(group))}</div>'
@@ -252,6 +253,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], best: int = -1) -
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
+def _facts_list(rows: Mapping[str, str]) -> str:
+    items = "".join(f"<div><dt>{_words(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows.items() if v)
+    return f'<dl class="facts">{items}</dl>' if items else ""
+
+
 def _settings_table(flat: Mapping[str, str]) -> str:
     rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in flat.items())
     return f'<table class="settings"><tbody>{rows}</tbody></table>'
@@ -278,7 +284,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            flat[f"{prefix}{key}"] = "-" if text is None or text == "" else str(text)
+            flat[f"{prefix}{key}"] = "–" if text is None or text == "" else str(text)
     return flat
 
 
@@ -292,10 +298,17 @@ def _number(value: Any) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def _error(returns: Sequence[float]) -> str:
-    """Standard error of a mean."""
+def _column(*values: float) -> tuple[str, ...]:
+    """Numbers that are compared with each other: as many decimals as give the largest four digits."""
+    largest = max((abs(float(v)) for v in values if math.isfinite(v)), default=0.0)
+    decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest else 0
+    return tuple(f"{float(v):,.{decimals}f}".replace("-", "−") if math.isfinite(v) else "–" for v in values)
+
+
+def _error(returns: Sequence[float]) -> float:
+    """Standard error of a mean; NaN for a single episode."""
     n = len(returns)
     if n < 2:
-        return "-"
+        return math.nan
     mean = sum(returns) / n
-    return _number(math.sqrt(sum((r - mean) ** 2 for r in returns) / (n - 1) / n))
+    return math.sqrt(sum((r - mean) ** 2 for r in returns) / (n - 1) / n)

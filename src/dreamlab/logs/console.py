@@ -27,7 +27,7 @@ RECENT = 30.0
 """seconds over which the rate is taken"""
 FIGURES = 3
 """key figures beside the bar"""
-FIRST = ("ret", "mean", "best", "sigma", "loss", "reconstruction", "kl", "nll", "one_step_error")
+FIRST = ("ret", "length", "return", "return_best", "mean_return", "loss", "reconstruction", "kl", "nll")
 """which metrics of a phase are its key figures, most telling first; then any other"""
 
 

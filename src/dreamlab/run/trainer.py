@@ -21,7 +21,7 @@ import torch
 
 from dreamlab.core.errors import Interrupted, NonFinite, RunError
 from dreamlab.core.protocols import Agent, Phase
-from dreamlab.core.seeds import forked
+from dreamlab.core.seeds import derive, forked
 from dreamlab.run.checkpoint import Checkpoints
 from dreamlab.run.config import RunConfig
 from dreamlab.run.experience import Experience
@@ -140,10 +140,10 @@ class Trainer:
         done, total, unit = (
             (count.env_steps, phase.env_steps, "steps") if phase.env_steps else (count.rounds, phase.rounds, "rounds")
         )
-        self.log.progress(phase.name, done, total, unit)
         finished = self.progress.finished(phase)
         if self._ticked("log", self.config.log_every) or finished:
             self.write()
+        self.log.progress(phase.name, done, total, unit)
         if self._ticked("report", self.config.report_every) or finished:
             self._report(phase)
         score = None
@@ -234,8 +234,10 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def restore(self) -> int | None:
-        """Go on from the newest whole checkpoint. Returns its step, or None where there is none."""
+        """Go on from the newest whole checkpoint, or seed a fresh start. Returns the step, or None for a fresh one."""
         if not self.checkpoints.steps():
+            torch.manual_seed(derive(self.config.seed, "train"))
+            np.random.seed(derive(self.config.seed, "train", "numpy"))
             return None
         step, parts, words = self.checkpoints.load()
         for word in words:

@@ -66,6 +66,18 @@ class Acting:
         return linear(theta, feat[:, None], self.actions.size)[:, 0]
 
 
+class Drawn(NamedTuple):
+    """The random controller of every row's episode: (N, n)."""
+
+    theta: Tensor
+
+
+class Walked(NamedTuple):
+    """Where every row's walk is: (N, A)."""
+
+    act: Tensor
+
+
 class Cauchy:
     """A fresh random controller for each episode, on noise for a latent (the authors' CarRacing data).
 
@@ -76,18 +88,19 @@ class Cauchy:
     def __init__(self, latent: int, actions: Actions, rng: torch.Generator) -> None:
         self.latent, self.actions, self.rng = latent, actions, rng
 
-    def initial(self, n: int) -> Tensor:
-        return torch.zeros(n, size(self.latent, self.actions.size), device=self.rng.device)
+    def initial(self, n: int) -> Drawn:
+        return Drawn(torch.zeros(n, size(self.latent, self.actions.size), device=self.rng.device))
 
     def __call__(
-        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Tensor
-    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-        scale = 0.01 * torch.rand(len(state), 1, generator=self.rng, device=self.rng.device)
-        fresh = scale * torch.empty_like(state).cauchy_(generator=self.rng)  # drawn every step, used at the first
-        state = torch.where(is_first.to(state.device)[:, None], fresh, state)
-        z = torch.empty(len(state), 1, self.latent, device=self.rng.device).normal_(generator=self.rng)
-        act = self.actions(linear(state, z, self.actions.size)[:, 0])
-        return self.actions.emit(act), state, {}
+        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Drawn
+    ) -> tuple[Tensor, Drawn, Mapping[str, Tensor]]:
+        theta = state.theta.to(self.rng.device)
+        scale = 0.01 * torch.rand(len(theta), 1, generator=self.rng, device=theta.device)
+        fresh = scale * torch.empty_like(theta).cauchy_(generator=self.rng)  # drawn every step, used at the first
+        theta = torch.where(is_first.to(theta.device)[:, None], fresh, theta)
+        z = torch.empty(len(theta), 1, self.latent, device=theta.device).normal_(generator=self.rng)
+        act = self.actions(linear(theta, z, self.actions.size)[:, 0])
+        return self.actions.emit(act), Drawn(theta), {}
 
 
 class Brownian:
@@ -98,16 +111,17 @@ class Brownian:
     def __init__(self, latent: int, actions: Actions, rng: torch.Generator) -> None:
         self.actions, self.rng = actions, rng
 
-    def initial(self, n: int) -> Tensor:
-        return torch.zeros(n, self.actions.size, device=self.rng.device)
+    def initial(self, n: int) -> Walked:
+        return Walked(torch.zeros(n, self.actions.size, device=self.rng.device))
 
     def __call__(
-        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Tensor
-    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-        fresh = self.actions.uniform(len(state), self.rng)
-        moved = self.actions.drift(state, self.AMOUNT, self.rng)
-        act = torch.where(is_first.to(state.device)[:, None], fresh, moved)
-        return self.actions.emit(act), act, {}
+        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Walked
+    ) -> tuple[Tensor, Walked, Mapping[str, Tensor]]:
+        before = state.act.to(self.rng.device)
+        fresh = self.actions.uniform(len(before), self.rng)
+        moved = self.actions.drift(before, self.AMOUNT, self.rng)
+        act = torch.where(is_first.to(before.device)[:, None], fresh, moved)
+        return self.actions.emit(act), Walked(act), {}
 
 
 class Random:

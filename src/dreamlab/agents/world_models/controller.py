@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cma
 import numpy as np
@@ -24,7 +24,10 @@ from dreamlab.agents.world_models.config import ControllerConfig, side_by_side
 from dreamlab.core.errors import NonFinite
 from dreamlab.core.protocols import Experience
 from dreamlab.core.seeds import derive, numpy_rng
-from dreamlab.core.types import Metrics, Outcome
+from dreamlab.core.types import Outcome
+
+if TYPE_CHECKING:
+    from dreamlab.core.types import Metrics
 
 
 class Controller(nn.Module):
@@ -113,7 +116,10 @@ class Evolution:
 
 
 Play = Callable[[Experience, np.ndarray, np.ndarray, int], Outcome]
-"""(experience, candidates' weights (N, n), seeds of the episodes (N,), seed of the wave) -> their outcome"""
+"""(experience, controllers (P, n), seeds of the episodes (N,), seed of the wave) -> N outcomes.
+
+The episodes are the controllers' in turn, N / P each.
+"""
 
 
 class Search:
@@ -155,8 +161,9 @@ class Search:
 
     def _weights(self, pairs: np.ndarray) -> np.ndarray:
         if self.evaluating:
-            return np.broadcast_to(self.evolution.mean, (len(pairs), self.evolution.size))
-        return self.evolution.ask()[pairs // self.config.episodes]
+            return self.evolution.mean[None]
+        together = self.config.episodes if self.config.train_in == "dream" else 1  # a dream wave: whole candidates
+        return self.evolution.ask()[pairs[::together] // self.config.episodes]
 
     def _seeds(self, pairs: np.ndarray) -> np.ndarray:
         """Candidates i and i + P/2 meet the same episodes, or with ``shared_seeds`` all do; new each generation."""

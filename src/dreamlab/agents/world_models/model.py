@@ -27,14 +27,11 @@ Carry = Latent
 
 
 class Model(nn.Module):
-    """The world model of V and M.
+    """The world model of V and M. What it draws comes from torch's global generator, unless noise is given."""
 
-    ``rng`` is the generator that ``step`` draws from; None takes torch's global one.
-    """
-
-    def __init__(self, vision: Vision, memory: Memory, rng: torch.Generator | None = None) -> None:
+    def __init__(self, vision: Vision, memory: Memory) -> None:
         super().__init__()
-        self.vision, self.memory, self.rng = vision, memory, rng
+        self.vision, self.memory = vision, memory
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> Latent:
@@ -56,7 +53,7 @@ class Model(nn.Module):
     ) -> tuple[Carry, Latent]:
         """One imagined step: M takes in (z, act), and the next z is drawn from its mixture."""
         h, c = self.memory.cell(carry.z, act, carry.h, carry.c)
-        noise = noise or fresh_noise(len(h), self.memory.latent, self.rng, h.device)
+        noise = noise or fresh_noise(len(h), self.memory.latent, None, h.device)
         latent = Latent(sample(self.memory.mixture(h), temperature, noise), h, c)
         return latent, latent
 
@@ -74,3 +71,7 @@ class Model(nn.Module):
         if "con" in extras:
             said["con"] = extras["con"].sigmoid()
         return said
+
+    def compare(self, latent: Latent) -> Float[Tensor, "*batch D"]:
+        """The coordinates in which an imagined and an observed latent are compared: z."""
+        return latent.z

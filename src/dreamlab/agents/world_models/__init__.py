@@ -1,0 +1,34 @@
+"""World Models (Ha & Schmidhuber 2018, arXiv:1803.10122): see (V), remember (M), act (C). Imports nothing heavy.
+
+In the paper's order: ``config`` · ``vision`` · ``memory`` · ``actions`` · ``controller`` · ``dreaming``, and what
+joins them: ``model`` · ``acting`` · ``agent`` (the recipe).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gymnasium import spaces
+
+from dreamlab.agents.world_models.config import EXTENDS, SEES, Config, budget
+from dreamlab.agents.world_models.footprint import footprint
+
+if TYPE_CHECKING:
+    from dreamlab.agents.world_models.agent import WorldModelsAgent
+    from dreamlab.nn.compute import Compute
+    from dreamlab.run.config import RunConfig
+
+__all__ = ["EXTENDS", "SEES", "Config", "budget", "build", "footprint"]
+
+
+def build(
+    config: Config, obs_space: spaces.Dict, act_space: spaces.Space, compute: Compute, seed: int, run: RunConfig
+) -> WorldModelsAgent:
+    """A fresh agent.
+
+    Raises:
+        UserError: no square images of 8 to 128 pixels, or actions that a linear controller cannot choose.
+    """
+    from dreamlab.agents.world_models.agent import WorldModelsAgent
+
+    return WorldModelsAgent(config, obs_space, act_space, compute, seed, run)

@@ -1,0 +1,3 @@
+"""What World Models will need beyond its weights, from its numbers alone. Imports nothing heavy."""
+from __future__ import annotations
+def footprint(*a): ...

@@ -1,0 +1,174 @@
+"""``dreamlab demo``: the whole story in minutes. World Models learns to drive CarRacing, and is watched.
+
+Trains with the preset ``demo`` into ``runs/demo``, drives the trained controller, an untrained one and a
+random policy on the same tracks, films the drive and the dream, and writes ``report.html``.
+Typed again it goes on where it was stopped, or says that it is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamlab.cli.flags import ask
+
+if TYPE_CHECKING:
+    from dreamlab.cli.session import Opened
+    from dreamlab.core.types import Outcome
+
+ABOUT = "train World Models on CarRacing in minutes, and watch it drive and dream"
+WHO = {"random": "random actions", "untrained": "untrained", "trained": "trained"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train World Models on CarRacing-v3 in minutes, and watch it drive and dream."""
+
+    run: Path = Path("runs/demo")
+    """the folder it is written to"""
+    episodes: int = 32
+    """tracks that each of the three policies drives"""
+    horizon: int = 50
+    """imagined steps of the dream film"""
+    preset: str = "demo"
+    """the preset that is trained"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command. Returns its exit code."""
+    chosen = ask(Options, argv, "dreamlab demo", __doc__ or "")
+    folder = chosen.run
+    summary = folder / "summary.json"
+    if summary.exists():
+        print(f"The demo in {folder} is done already.\n")
+        for line in farewell(json.loads(summary.read_text()), folder):
+            print(line)
+        return 0
+    started = time.monotonic()
+    code, peak = _train(chosen)
+    if code:
+        return code
+    scores = _drive(chosen)
+    _dream(chosen)
+    clock = folder / "clock.json"
+    before = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+    seconds = before + time.monotonic() - started
+    _write(summary, {**scores, "wall_seconds": round(seconds, 1), "peak_memory_mib": round(peak)})
+    from dreamlab.evals.report import write_report
+
+    write_report(folder)
+    for line in farewell(json.loads(summary.read_text()), folder):
+        print(line)
+    return 0
+
+
+def _train(chosen: Options) -> tuple[int, float]:
+    """Train or go on. Returns the exit code and the peak of memory in MiB."""
+    from dreamlab.cli import options
+    from dreamlab.cli.train import train
+    from dreamlab.run.memory import MIB, Peak
+
+    spec = options.resolve("world-models", "CarRacing-v3", chosen.preset)
+    peak = Peak().start()
+    try:
+        code = train(dataclasses.replace(spec, folder=chosen.run))
+    finally:
+        peak.stop()
+    return code, peak.bytes / MIB
+
+
+def _drive(chosen: Options) -> dict[str, Any]:
+    """Let the three policies drive the same tracks; film them. Returns their scores by name."""
+    from dreamlab.agents.random import Uniform
+    from dreamlab.cli import session
+    from dreamlab.evals import episodes
+
+    opened = session.open_run(chosen.run)
+    module = session.settle(opened.spec)[3]
+    fresh = session.make_agent(opened.spec, module, opened.obs_space, opened.act_space, opened.compute)
+    policies = {
+        "random": Uniform(opened.act_space),
+        "untrained": fresh.policy(explore=False),
+        "trained": opened.policy(),
+    }
+    seeds = episodes.seeds_of(1, chosen.episodes)
+    scores: dict[str, Any] = {}
+    envs = session.environments(opened.spec, opened.spec.run.envs, render=True)
+    try:
+        for who, policy in policies.items():
+            print(f"driving {chosen.episodes} tracks: {WHO[who]}", flush=True)
+            outcome, frames = episodes.evaluate(policy, envs, seeds, opened.compute.device, film=True)
+            scores[who] = {
+                "mean": float(outcome.ret.mean()),
+                "std": float(outcome.ret.std()),
+                "returns": [float(r) for r in outcome.ret],
+            }
+            text = f"World Models, {WHO[who]} · CarRacing-v3 · return {outcome.ret[0]:.0f}"
+            episodes.film(chosen.run / "videos" / f"drive-{who}.mp4", frames, text)
+            _score(opened, chosen, who, outcome)
+    finally:
+        envs.close()
+    return scores
+
+
+def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome) -> None:
+    """Store one policy's score with its protocol."""
+    from dreamlab.core.config import to_dict
+    from dreamlab.evals import episodes
+
+    protocol = episodes.protocol(
+        to_dict(opened.spec.env),
+        seed=1,
+        episodes=chosen.episodes,
+        mode=WHO[who],
+        checkpoint=opened.step if who == "trained" else None,
+        seeded=True,
+        precision=opened.spec.run.precision,
+    )
+    name = opened.spec.agent if who != "random" else "random"
+    folder = chosen.run / "evaluations"
+    folder.mkdir(exist_ok=True)
+    _write(folder / f"drive-{who}.json", episodes.score(name, opened.spec.env.id, outcome, protocol))
+
+
+def _dream(chosen: Options) -> None:
+    from dreamlab.cli.dream import dream
+
+    print(f"dreaming {chosen.horizon} steps ahead, beside what really happened", flush=True)
+    dream(chosen.run, horizon=chosen.horizon, say=lambda _: None)
+
+
+def farewell(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """The closing table, and what to type next."""
+    lines = ["", f"{'CarRacing-v3':<16}{'mean':>8}{'± s.e.':>9}{'std':>8}{'best':>8}   episodes"]
+    for who, words in WHO.items():
+        returns = summary[who]["returns"]
+        error = summary[who]["std"] / len(returns) ** 0.5
+        lines.append(
+            f"{words:<16}{summary[who]['mean']:>8.1f}{error:>9.1f}{summary[who]['std']:>8.1f}"
+            f"{max(returns):>8.1f}   {len(returns)}"
+        )
+    minutes = summary["wall_seconds"] / 60
+    return [
+        *lines,
+        "",
+        f"{minutes:.1f} minutes, peak memory {summary['peak_memory_mib']} MiB",
+        "",
+        "watch:   " + str(folder / "report.html") + "  (open it in a browser)",
+        "         " + str(folder / "videos" / "drive-trained.mp4"),
+        f"next:    dreamlab evaluate {folder} --episodes 100 --video",
+        f"         dreamlab dream {folder} --horizon 50 --temperature 0.5",
+        "         dreamlab train world-models --env CarRacing-v3 --preset car-racing   (the paper's, for days)",
+        "(dreamlab is in .venv/bin; type: source .venv/bin/activate)",
+    ]
+
+
+def _write(path: Path, data: Any) -> None:
+    from dreamlab.run.checkpoint import write_json
+
+    write_json(path, data)
