@@ -203,3 +203,23 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch: pytest.MonkeyPa
 def test_what_is_free_is_found(tmp_path: Path):
     assert planning.free_memory() > 1 << 20
     assert planning.free_disk(tmp_path / "not" / "yet" / "there") > 0
+
+
+@pytest.mark.parametrize("steps", [300, 3000])
+def test_planned_rows_are_the_rows_on_disk(tmp_path: Path, steps: int):
+    import numpy as np
+    from gymnasium import spaces
+
+    from dreamlab.run.replay import Replay
+
+    spec = parse((TINY, "--env", "CartPole-v1", "--envs", "2"), "dreamlab plan", planning.Flags)[0]
+    image = spaces.Box(0, 255, (3, 32, 32), np.uint8)
+    replay = Replay(tmp_path, streams=2)
+    row = {"image": image.sample()[None].repeat(2, 0), "act": np.zeros(2, np.int64), "rew": np.zeros(2, np.float32)}
+    for t in range(steps // 2):
+        replay.append({**row, **{f: np.array([t == 0] * 2) for f in ("is_first", "is_last", "is_terminal")}})
+    phases = [Phase("collect", env_steps=steps)]
+    planned = planning.replay_bytes(spec, phases, spaces.Dict({"image": image}), spaces.Discrete(2), 0)
+    assert planned == pytest.approx(replay.bytes(), rel=0.5), "blocks are reserved ahead, up to twice the rows"
+    planned = planning.replay_bytes(spec, [Phase("learn", rounds=3)], spaces.Dict({"image": image}), image, 0)
+    assert planned == 0

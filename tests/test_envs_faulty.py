@@ -251,7 +251,7 @@ def test_check_finds_faults_and_says_what_to_do(name, severity, what, todo):
 
 def test_check_finds_a_hang_without_hanging(monkeypatch):
     monkeypatch.setattr("dreamlab.envs.check.SECONDS", -9.5)  # the limit is ten seconds more than random play
-    assert any("it hangs while running Gymnasium's check_env" in f.what for f in check(ours("Hang", timeout=0.5)))
+    assert any("it hangs while" in f.what for f in check(ours("Hang", timeout=0.5)))
 
 
 def test_fresh_cures_what_a_reset_leaves_behind():

@@ -43,7 +43,8 @@ def config(id: str, **options) -> envs.EnvConfig:
         ("nothing_like_it", ["unknown environment", "dreamlab envs"]),
     ],
 )
-def test_ids_that_do_not_work_are_answered_with_what_to_type(id, words):
+def test_ids_that_do_not_work_are_answered_with_what_to_type(id, words, monkeypatch):
+    monkeypatch.setattr("dreamlab.envs.foreign.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         envs.default_config(id)
     for word in words:
@@ -258,7 +259,8 @@ def test_catch_can_always_be_won_and_random_play_cannot_hope():
 
 
 @pytest.mark.parametrize("own_process", [True, False])
-def test_frames_for_films_are_at_full_size(own_process):
+def test_frames_for_films_are_at_full_size(own_process, monkeypatch, capfd):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     vec = envs.make(config("CartPole-v1", workers=own_process), 2, 0, render=True)
     vec.reset(options={"seeds": [1, None]})
     frame, nothing = vec.render()
@@ -266,6 +268,7 @@ def test_frames_for_films_are_at_full_size(own_process):
     assert frame.dtype == np.uint8
     assert nothing is None
     vec.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_settings_are_read_without_heavy_imports():

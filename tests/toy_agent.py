@@ -20,7 +20,7 @@ from typing import Any
 from dreamlab.core.protocols import Phase
 
 SEES = "any"
-EXTENDS = ("practice_every",)
+EXTENDS = ("practice",)
 
 
 @dataclass(frozen=True)

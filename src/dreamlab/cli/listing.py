@@ -22,6 +22,9 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
+    if not rows:
+        print("none")
+        return
     from rich.console import Console
     from rich.table import Table
 

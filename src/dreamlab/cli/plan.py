@@ -28,7 +28,7 @@ MIB = 1 << 20
 # Constants of the estimate, measured on Linux with CPU torch as anonymous and shared memory, each page counted once
 # (run.memory.held), and as blocks on disk.
 PROCESS_BYTES = 255 * MIB
-"""a process with all of dreamlab imported that has taken three steps of Adam on a small network (271, less 16 for it)"""
+"""a process with all of dreamlab imported after three steps of Adam on a small network (271, less 16 for it)"""
 WORKER_BYTES = 25 * MIB
 """one CarRacing in a worker process (1, 2, 4 of them: 26, 52, 98 MiB); a CartPole takes 10, after 25 for the first"""
 WEIGHT_COPIES = 4

@@ -45,6 +45,7 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         RunError: the run could not go on; its last checkpoint is kept.
     """
     from dreamlab.cli import session
+    from dreamlab.run.checkpoint import Checkpoints
 
     spec, obs_space, act_space, module = session.settle(spec)
     folder = home(spec)
@@ -52,7 +53,7 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
     with session.locked(folder):
         known = extend(spec, folder)
         say(headline(spec))
-        outlook = plan.plan(spec)
+        outlook = plan.plan(spec, spaces=(obs_space, act_space))
         if not known:
             plan.refuse_if_too_big(outlook, folder)
             write_yaml(folder / "config.yaml", options.to_dict(spec))
@@ -61,7 +62,7 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         for line in plan.lines(outlook):
             say(line)
         agent = session.make_agent(spec, module, obs_space, act_space, compute)
-        if spec.source is not None and not known:
+        if spec.source is not None and not Checkpoints(folder).steps():
             say(take_parts(agent, Path(spec.source)))
         experience = session.make_experience(spec, folder, obs_space, act_space, compute)
         return _run(spec, folder, agent, experience, compute, say)

@@ -34,7 +34,7 @@ LAST = ("gym", "dotted")
 
 def suites() -> list[str]:
     """The names of all suites, in the order in which they are asked whether an id is theirs."""
-    parts = {"build", "check", "config", "envpool", "foreign", "wrappers", "workers"}
+    parts = {"build", "check", "config", "envpool", "foreign", "processes", "wrappers", "workers"}
     names = sorted({m.name for m in pkgutil.iter_modules(__path__)} - parts)
     return [n for n in names if n not in LAST] + [n for n in LAST if n in names]
 
@@ -107,9 +107,9 @@ def spaces_of(config: EnvConfig) -> tuple[spaces.Dict, spaces.Space]:
         UserError: it cannot be made like this; says what to type.
         RunError: it crashed.
     """
-    from dreamlab.envs import build, workers
+    from dreamlab.envs import build, processes
 
-    with workers.told(config.id):
+    with processes.told(config.id):
         env = build.one(config)
         try:
             return env.observation_space, env.action_space  # type: ignore[return-value]

@@ -21,7 +21,7 @@ from gymnasium.utils.env_checker import check_env
 
 from dreamlab import envs
 from dreamlab.core.errors import UserError
-from dreamlab.envs import build, workers
+from dreamlab.envs import build, processes
 from dreamlab.envs.config import EnvConfig
 
 STEPS, SECONDS = 2000, 4.0
@@ -58,7 +58,7 @@ def _examined(config: EnvConfig) -> Iterator[Finding]:
     """The findings as they come in from a worker, and what its silence or death means."""
     try:
         job = build.Build(config, 0, 0, False, build.registered(config.id))
-        process, pipe = workers.start(_examine, job, name=f"check {config.id}")
+        process, pipe = processes.start(_examine, job, name=f"check {config.id}")
     except Exception as error:
         todo = "define it at the top level of a module, or set the env option workers to false"
         yield Finding("error", f"it cannot be sent to a worker process: {error}", todo)
@@ -78,13 +78,15 @@ def _examined(config: EnvConfig) -> Iterator[Finding]:
             elif kind == "stage":
                 doing = value
             else:
-                yield Finding("error", f"it cannot be read in a worker process: {value}")
+                text = value[0] if kind == "crash" else value
+                todo = "see that a new process can import all that it is made of"
+                yield Finding("error", f"it cannot be read in a worker process: {text}", todo)
                 return
     except (EOFError, OSError):
         process.join(2)
         yield Finding(
             "error",
-            f"the process died while {doing} (exit code {process.exitcode})",
+            f"the process died while {doing} ({processes.how_it_ended(process.exitcode)})",
             "run it alone under python -X faulthandler; native code or os._exit ended the process",
         )
     finally:
@@ -101,7 +103,7 @@ def _examine(job: build.Build, pipe: Any) -> None:
         ("comparing episodes", _deterministic),
         ("playing at random", _plays),
     ]
-    with workers.quiet():
+    with processes.quiet():
         for doing, stage in stages:
             pipe.send(("stage", doing))
             try:
@@ -111,7 +113,7 @@ def _examine(job: build.Build, pipe: Any) -> None:
                 pipe.send(("finding", Finding("error", str(error))))
                 break
             except BaseException as error:
-                what = f"it crashed while {doing}: {workers.described(error)}"
+                what = f"it crashed while {doing}: {processes.described(error)}"
                 pipe.send(("finding", Finding("error", what, "mend the line that is named")))
                 if doing == "being built":
                     break

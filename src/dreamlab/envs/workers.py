@@ -8,26 +8,19 @@ becomes one RunError. Observations are small dictionaries of arrays, so they tra
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import connection
 from typing import Any
 
-import cloudpickle
-import gymnasium
 import numpy as np
 from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
 from dreamlab.core.errors import RunError, UserError
+from dreamlab.envs.processes import how_it_ended, quiet, send_failure, start, told
 
 BUILD_SECONDS = 600.0
 """how long an environment may take to be built: the first time, some download what they need"""
@@ -148,7 +141,9 @@ class Workers(VectorEnv):
             kind, value = self._pipes[i].recv()
         except (EOFError, OSError) as error:
             self._processes[i].join(2)
-            raise RunError(f"{self._who(i)} died during {doing} ({_exit(self._processes[i].exitcode)})") from error
+            raise RunError(
+                f"{self._who(i)} died during {doing} ({how_it_ended(self._processes[i].exitcode)})"
+            ) from error
         if kind == "ok":
             return value
         if kind in ("user", "run"):
@@ -217,109 +212,17 @@ def split(options: dict[str, Any] | None, n: int) -> list[dict[str, Any]]:
     return [{key: values[i] for key, values in options.items()} for i in range(n)]
 
 
-@contextmanager
-def told(name: str, window: bool = False) -> Iterator[None]:
-    """Run an environment in this process: quietly, and whatever it raises becomes an error that names it."""
-    try:
-        with quiet(window):
-            yield
-    except (UserError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise RunError(f"environment {name!r} crashed: {described(error)}") from error
-
-
-def start(target: Callable[..., None], payload: Any, name: str) -> tuple[Any, connection.Connection]:
-    """Start ``target(payload, pipe)`` in a quiet process of its own. Returns the process and our end of the pipe."""
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # what all workers import is imported once
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_become, args=(target, cloudpickle.dumps(payload), theirs), name=name, daemon=True)
-    with _without_main(), _one_thread():
-        process.start()
-    theirs.close()  # so that a dead worker reads as the end of its pipe
-    return process, ours
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide which file ``__main__`` is, so that a worker does not run the user's script again.
-
-    What the script defines travels by value (cloudpickle), so ``if __name__ == "__main__"`` is not needed.
-    """
-    main: dict[str, Any] = sys.modules["__main__"].__dict__
-    kept: dict[str, Any] = {key: main.pop(key) for key in ("__file__", "__spec__") if key in main}
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        del main["__spec__"]
-        main.update(kept)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One arithmetic thread a worker: they share the cores already."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    kept = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def quiet(window: bool = False) -> Iterator[None]:
-    """No screen is opened and nobody says hello, unless a ``window`` is wanted. The environment variables are put back.
-
-    SDL without a display complains about XDG_RUNTIME_DIR on stderr; its dummy driver does not.
-    """
-    wanted = {"PYGAME_HIDE_SUPPORT_PROMPT": "1", **({} if window else {"SDL_VIDEODRIVER": "dummy"})}
-    new = {key: value for key, value in wanted.items() if key not in os.environ}
-    os.environ.update(new)
-    level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR
-    try:
-        yield
-    finally:
-        gymnasium.logger.min_level = level
-        for key in new:
-            os.environ.pop(key, None)
-
-
-def _become(target: Callable[..., None], payload: bytes, pipe: connection.Connection) -> None:
-    """The first thing a worker does: Ctrl-C is the main process's affair, and its death ends ours."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    try:
-        thing = cloudpickle.loads(payload)
-    except Exception as error:
-        _fail(pipe, error)
-        return
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the main process is gone: so are we
-        target(thing, pipe)
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(0)
-
-
 def _serve(build: Callable[[], Env], pipe: connection.Connection) -> None:
     """A worker's life: build, report the spaces, answer until told to close."""
-    quiet(getattr(build, "window", False)).__enter__()  # for good
+    with quiet(getattr(build, "window", False)):
+        _live(build, pipe)
+
+
+def _live(build: Callable[[], Env], pipe: connection.Connection) -> None:
     try:
         env = build()
     except BaseException as error:
-        _fail(pipe, error)
+        send_failure(pipe, error)
         return
     with suppress(Exception):
         pipe.send(("ok", (env.observation_space, env.action_space, env.render_mode)))
@@ -331,7 +234,7 @@ def _serve(build: Callable[[], Env], pipe: connection.Connection) -> None:
             try:
                 answer, over = _obey(env, command, value, over)
             except BaseException as error:
-                _fail(pipe, error)
+                send_failure(pipe, error)
                 return
             pipe.send(("ok", answer))
     with suppress(Exception):
@@ -350,30 +253,6 @@ def _obey(env: Env, command: str, value: Any, over: bool) -> tuple[Any, bool]:
         return env.reset(options=value), False
     assert command == "render", command
     return env.render(), over
-
-
-def _fail(pipe: connection.Connection, error: BaseException) -> None:
-    with suppress(OSError):
-        if isinstance(error, UserError):
-            pipe.send(("run" if isinstance(error, RunError) else "user", str(error)))
-        else:
-            pipe.send(("crash", (described(error), "".join(traceback.format_exception(error)))))
-
-
-def described(error: BaseException) -> str:
-    """The error's kind and words, and the line that raised it."""
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{text} ({os.path.basename(frames[-1].filename)} line {frames[-1].lineno})" if frames else text
-
-
-def _exit(code: int | None) -> str:
-    if code is None:
-        return "it does not say how"
-    if code < 0:
-        with suppress(ValueError):
-            return signal.Signals(-code).name
-    return f"exit code {code}"
 
 
 def _stacked(obs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

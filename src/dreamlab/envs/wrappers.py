@@ -252,7 +252,7 @@ class SeededReset(Wrapper):
         super().__init__(env)
         self._seed, self._index = seed, index
         self._next = 0  # number of the next own episode
-        self._one_off = self._idle = self._over = False
+        self._one_off = self._idle = self._over = self._started = False
         self._obs: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
@@ -287,8 +287,6 @@ class SeededReset(Wrapper):
     def render(self) -> Any:
         """The frame now; None for an environment that has idled since it was made."""
         return None if self._idle and not self._started else self.env.render()
-
-    _started = False
 
     def _start(self, seed: int) -> tuple[Any, dict]:
         self._obs, info = self.env.reset(seed=seed)

@@ -243,6 +243,7 @@ class Trainer:
         for word in words:
             self.log.message(f"{word}; going on from the checkpoint before it, step {step}")
         self.agent.load_state_dict(agent_state(parts))
+        self.phases = self.agent.phases()  # parts taken from another run shorten them
         run = parts["run"]
         self.progress.load_state_dict(run["progress"])
         self.clocks = dict(run["clocks"])

@@ -6,7 +6,7 @@ generator that its owner saves or derives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamlab.agents.world_models.actions import Actions
 from dreamlab.agents.world_models.controller import linear, size
 from dreamlab.agents.world_models.vision import draw, pixels
+from dreamlab.core.protocols import Policy
 from dreamlab.nn.compute import Compute
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Acting:
 
     @torch.no_grad()
     def __call__(
-        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Remembered
+        self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered
     ) -> tuple[Tensor, Remembered, Mapping[str, Tensor]]:
         device, memory = self.compute.device, self.model.memory
         keep = (~is_first.to(device))[:, None].float()  # (N, 1)
@@ -92,7 +93,7 @@ class Cauchy:
         return Drawn(torch.zeros(n, size(self.latent, self.actions.size), device=self.rng.device))
 
     def __call__(
-        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Drawn
+        self, obs: Obs, is_first: Bool[Tensor, " N"], state: Drawn
     ) -> tuple[Tensor, Drawn, Mapping[str, Tensor]]:
         theta = state.theta.to(self.rng.device)
         scale = 0.01 * torch.rand(len(theta), 1, generator=self.rng, device=theta.device)
@@ -115,7 +116,7 @@ class Brownian:
         return Walked(torch.zeros(n, self.actions.size, device=self.rng.device))
 
     def __call__(
-        self, obs: Obs, is_first: Bool[Tensor, "N"], state: Walked
+        self, obs: Obs, is_first: Bool[Tensor, " N"], state: Walked
     ) -> tuple[Tensor, Walked, Mapping[str, Tensor]]:
         before = state.act.to(self.rng.device)
         fresh = self.actions.uniform(len(before), self.rng)
@@ -134,9 +135,13 @@ class Random:
         return ()
 
     def __call__(
-        self, obs: Obs, is_first: Bool[Tensor, "N"], state: tuple[()]
+        self, obs: Obs, is_first: Bool[Tensor, " N"], state: tuple[()]
     ) -> tuple[Tensor, tuple[()], Mapping[str, Tensor]]:
         return self.actions.emit(self.actions.uniform(len(is_first), self.rng)), (), {}
 
 
-COLLECTORS = {"cauchy": Cauchy, "brownian": Brownian, "random": Random}
+COLLECTORS: dict[str, Callable[[int, Actions, torch.Generator], Policy]] = {
+    "cauchy": Cauchy,
+    "brownian": Brownian,
+    "random": Random,
+}

@@ -1,17 +1,17 @@
 """World Models: the agent and its recipe (Ha & Schmidhuber 2018, arXiv:1803.10122).
 
-    collect   random behaviour writes rows
-    vision    V learns to compress single frames
-    encode    V's codes (mu, logvar) are written beside the rows, once
-    memory    M learns to predict the codes' sequence; z is drawn from them afresh for every batch
-    controller  CMA-ES evolves C, in the environment or in M's dream
+collect   random behaviour writes rows
+vision    V learns to compress single frames
+encode    V's codes (mu, logvar) are written beside the rows, once
+memory    M learns to predict the codes' sequence; z is drawn from them afresh for every batch
+controller  CMA-ES evolves C, in the environment or in M's dream
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,14 @@ from dreamlab.agents.world_models.actions import actions_for
 from dreamlab.agents.world_models.config import Config, budget
 from dreamlab.agents.world_models.controller import Controller, Search
 from dreamlab.agents.world_models.dreaming import PopulationDream
-from dreamlab.agents.world_models.memory import Memory, memory_losses, mixture_nll, one_step
+from dreamlab.agents.world_models.memory import (
+    Memory,
+    Sequences,
+    memory_losses,
+    mixture_nll,
+    one_step,
+    sequences,
+)
 from dreamlab.agents.world_models.model import Model
 from dreamlab.agents.world_models.vision import (
     Vision,
@@ -36,7 +43,7 @@ from dreamlab.agents.world_models.vision import (
     vision_losses,
 )
 from dreamlab.core.errors import RunError, UserError
-from dreamlab.core.protocols import Experience, Phase, Policy
+from dreamlab.core.protocols import Experience, Learn, Phase, Policy
 from dreamlab.core.sampling import EpisodeWindows, Frames, WholeEpisodes
 from dreamlab.core.seeds import derive, forked, torch_rng
 from dreamlab.core.types import Batch, Outcome
@@ -45,37 +52,13 @@ from dreamlab.nn.compute import Compute
 if TYPE_CHECKING:
     from dreamlab.core.types import Metrics
 
-SEQUENCES = {"episodes": WholeEpisodes, "windows": EpisodeWindows}
+SEQUENCES: dict[str, type[WholeEpisodes] | type[EpisodeWindows]] = {
+    "episodes": WholeEpisodes,
+    "windows": EpisodeWindows,
+}
 ENCODE_BATCH = 250
 STARTS = 1000
 """at most so many episodes' first rows are dreamt from (the paper's Doom: 1000)"""
-
-
-class Sequences(NamedTuple):
-    """What M learns from: entry t is the step from row t to row t + 1."""
-
-    z: Tensor
-    """(B, T, D) at t, drawn"""
-    act: Tensor
-    """(B, T, A) at t"""
-    is_first: Tensor
-    """(B, T) at t"""
-    after: Tensor
-    """(B, T, D) z at t + 1: of the same draw, so that it is the next step's input"""
-    rew: Tensor
-    """(B, T) at t + 1"""
-    is_terminal: Tensor
-    """(B, T) at t + 1"""
-    valid: Tensor
-    """(B, T) bool: both rows are there, and of one episode"""
-
-
-def sequences(batch: Batch, z: Tensor) -> Sequences:
-    """Pair every row with the next one: (B, T + 1) rows are T steps."""
-    valid = batch.mask[:, :-1] & batch.mask[:, 1:] & ~batch.is_first[:, 1:]
-    return Sequences(
-        z[:, :-1], batch.act[:, :-1], batch.is_first[:, :-1], z[:, 1:], batch.rew[:, 1:], batch.is_terminal[:, 1:], valid
-    )
 
 
 class WorldModelsAgent:
@@ -122,14 +105,13 @@ class WorldModelsAgent:
 
     def phases(self) -> Sequence[Phase]:
         """The budget with the live parts bound to it; parts taken from another run are not trained again."""
-        learners = {
+        learners: dict[str, Learn] = {
             "vision": self.learn_vision,
             "encode": self.encode,
             "memory": self.learn_memory,
             "controller": self.search,
         }
-        plan = budget(self.config, self.run, sorted(self.loaded))
-        self._encode_rounds = next(p.rounds for p in plan if p.name == "encode")
+        plan = budget(self.config, self.run, self.loaded)
         return [
             replace(
                 phase,
@@ -179,7 +161,8 @@ class WorldModelsAgent:
         """Write V's codes beside one round's share of all rows held."""
         index = experience.index
         held = (index.stop - index.start) * index.streams
-        begin, end = (held * (self.encoded + i) // self._encode_rounds for i in (0, 1))
+        rounds = next(p.rounds for p in budget(self.config, self.run, self.loaded) if p.name == "encode")
+        begin, end = (held * (self.encoded + i) // rounds for i in (0, 1))
         rows = index.start * index.streams + np.arange(begin, end)[:, None]  # (n, 1)
         for i in range(0, len(rows), ENCODE_BATCH):
             piece = rows[i : i + ENCODE_BATCH]

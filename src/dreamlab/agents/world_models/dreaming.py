@@ -134,7 +134,7 @@ def _pack_cell(memory: Memory) -> Tensor:
 
 def _pack_head(memory: Memory) -> Tensor:
     """(H + 1, 3KD + E): the mixture's head and the extra ones, with their biases."""
-    heads = [memory.head, *memory.extra.values()]
-    weight = torch.cat([head.weight for head in heads])
-    bias = torch.cat([head.bias for head in heads])
-    return torch.cat([weight, bias[:, None]], 1).detach().t().contiguous()
+    heads = [memory.head.state_dict(), *(head.state_dict() for head in memory.extra.values())]
+    weight = torch.cat([head["weight"] for head in heads])
+    bias = torch.cat([head["bias"] for head in heads])
+    return torch.cat([weight, bias[:, None]], 1).t().contiguous()

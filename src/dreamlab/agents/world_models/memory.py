@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamlab.agents.world_models.config import MemoryConfig
+from dreamlab.core.types import Batch
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -44,6 +45,39 @@ class Noise(NamedTuple):
 
     uniform: Tensor
     normal: Tensor
+
+
+class Sequences(NamedTuple):
+    """What M learns from: entry t is the step from row t to row t + 1."""
+
+    z: Tensor
+    """(B, T, D) at t, drawn"""
+    act: Tensor
+    """(B, T, A) at t"""
+    is_first: Tensor
+    """(B, T) at t"""
+    after: Tensor
+    """(B, T, D) z at t + 1: of the same draw, so that it is the next step's input"""
+    rew: Tensor
+    """(B, T) at t + 1"""
+    is_terminal: Tensor
+    """(B, T) at t + 1"""
+    valid: Tensor
+    """(B, T) bool: both rows are there, and of one episode"""
+
+
+def sequences(batch: Batch, z: Tensor) -> Sequences:
+    """Pair every row with the next one: (B, T + 1) rows are T steps."""
+    valid = batch.mask[:, :-1] & batch.mask[:, 1:] & ~batch.is_first[:, 1:]
+    return Sequences(
+        z[:, :-1],
+        batch.act[:, :-1],
+        batch.is_first[:, :-1],
+        z[:, 1:],
+        batch.rew[:, 1:],
+        batch.is_terminal[:, 1:],
+        valid,
+    )
 
 
 class Memory(nn.Module):
@@ -188,7 +222,9 @@ def memory_losses(
         losses["rew"] = (extras["rew"] - rew).square()
     if "con" in extras:
         weight = torch.where(is_terminal, terminal_weight, 1.0)
-        losses["con"] = F.binary_cross_entropy_with_logits(extras["con"], (~is_terminal).float(), weight, reduction="none")
+        losses["con"] = F.binary_cross_entropy_with_logits(
+            extras["con"], (~is_terminal).float(), weight, reduction="none"
+        )
     return losses
 
 

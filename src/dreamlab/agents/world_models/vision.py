@@ -51,7 +51,8 @@ def layers(size: int) -> Layers:
             f"V sees square images of {SIZES.start} to {SIZES.stop - 1} pixels (the paper: 64), got {size}; "
             "type: --env.size 64"
         )
-    width, channels = size, []
+    width = size
+    channels: list[int] = []
     while width > 3 and len(channels) < 4:
         width = (width - 4) // 2 + 1
         channels.append(32 * 2 ** len(channels))
@@ -137,7 +138,7 @@ def vision_losses(
     mu: Float[Tensor, "N D"],
     logvar: Float[Tensor, "N D"],
     kl_floor: float,
-) -> dict[str, Float[Tensor, "N"]]:
+) -> dict[str, Float[Tensor, " N"]]:
     """Squared error summed over the image, and the image's KL, which costs at least ``kl_floor`` * D."""
     kl = kl_to_unit(mu, logvar).sum(-1)  # (N,)
     return {
