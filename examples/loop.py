@@ -30,12 +30,12 @@ def main(steps: int = 1000) -> None:
         for step in range(steps):
             row, _, ended = driver.step(agent.policy(explore=True), owner="loop")  # acts on what was seen last
             replay.append(row)
-            returns.extend(ended.ret)
+            returns = [*returns, *ended.ret][-50:]
             if step >= 100:
                 metrics = agent.learn(experience)
             if step % 100 == 99:
                 shown = "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
-                print(f"step {step + 1}  return {sum(returns[-50:]) / 50:+.2f}  {shown}", flush=True)
+                print(f"step {step + 1}  return {sum(returns) / len(returns):+.2f}  {shown}", flush=True)
         driver.envs.close()
 
 

@@ -1,23 +1,40 @@
-"""Catch, gone wrong: each fault at the step that its maker's name and the environment variable FAULT_AT say.
+"""Catch, gone wrong: the class says how, a file (or the environment variable FAULT_AT) after how many steps.
 
-The variable travels to the worker processes, so that a fault can be mended between two commands.
+A file, because worker processes have the environment variables of when the first one was started: so a fault
+can be mended between two commands of one process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dreamlab.envs.tiny import Catch
 
+NEVER = 10**9
+
+
+def fault_file() -> Path:
+    """Holds the step of the fault, for the main process and its workers; none, no fault."""
+    parent = multiprocessing.parent_process()
+    return Path(tempfile.gettempdir()) / f"dreamlab-fault-{parent.pid if parent else os.getpid()}"
+
 
 def fault_at() -> int:
-    """How many steps an environment takes before its fault; never where the variable is not set."""
-    return int(os.environ.get("FAULT_AT", 10**9))
+    """How many steps an environment takes before its fault."""
+    if "FAULT_AT" in os.environ:
+        return int(os.environ["FAULT_AT"])
+    try:
+        return int(fault_file().read_text())
+    except FileNotFoundError:
+        return NEVER
 
 
 class Faulty(Catch):
@@ -25,12 +42,12 @@ class Faulty(Catch):
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
-        self.taken = 0
+        self.taken, self.at = 0, fault_at()
 
     def step(self, act: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.taken += 1
         found = super().step(act)
-        return self.fault(found) if self.taken >= fault_at() else found
+        return self.fault(found) if self.taken >= self.at else found
 
     def fault(self, found: Any) -> Any:
         raise NotImplementedError
@@ -96,7 +113,7 @@ class VectorAtReset(Vector):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         obs, info = super().reset(seed=seed)
-        return (np.full(3, np.nan, np.float32) if fault_at() < 10**9 else obs), info
+        return (np.full(3, np.nan, np.float32) if self.at < NEVER else obs), info
 
 
 class Slow(Faulty):

@@ -121,6 +121,17 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, capsys, disguise):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_no_length_of_a_header_makes_weights_look_like_a_pickle(tmp_path):
+    store = Checkpoints(tmp_path)
+    lengths = set()
+    for n in range(1, 40):  # headers of 640 to 1408 bytes begin with the bytes of a pickle
+        store.save(n, {"agent-net": {f"weight{i}": torch.zeros(1) for i in range(n)}})
+        head = (tmp_path / f"checkpoints/{n}/agent-net.safetensors").read_bytes()[:2]
+        lengths.add(head[0] == 0x80 and 2 <= head[1] <= 5)
+        assert store.load()[0] == n
+    assert True in lengths
+
+
 def test_files_outside_the_folder_are_refused(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(1, parts())

@@ -51,13 +51,13 @@ class Silent:
     def message(self, text): ...
 
 
-def start(folder, id="tiny/Catch", config=QUICK, seed=0):
-    """A trainer of the toy agent in a folder, its agent and its experience."""
+def start(folder, id="tiny/Catch", config=QUICK, seed=0, module=toy_agent):
+    """A trainer of the toy agent (or another) in a folder, its agent and its experience."""
     env = envs.default_config(id)
     env = type(env)(**{**env.__dict__, "workers": False})
     run = RunConfig(seed=seed, envs=2, save_minutes=1000)
     obs_space, act_space = envs.spaces_of(env)
-    agent = toy_agent.build(config, obs_space, act_space, COMPUTE, seed, run)
+    agent = module.build(config, obs_space, act_space, COMPUTE, seed, run)
     replay = Replay(folder / "replay", run.envs)
     experience = Experience(
         replay, obs_space, act_space, COMPUTE.device, lambda: envs.make(env, run.envs, seed), slots=run.envs

@@ -140,6 +140,16 @@ def test_reports_measure_and_draw_without_changing_anything(env, experience):
     assert agent.report("collect", experience) == {}
 
 
+@pytest.mark.parametrize("config", [CONFIG, DREAMING], ids=["env", "dream"])
+def test_every_phase_and_report_runs_in_bf16(env, experience, config):
+    agent = world_models.build(config, *envs.spaces_of(env), dataclasses.replace(CPU, bf16=True), 0, RUN)
+    collect(agent, experience)
+    for phase in agent.phases()[1:]:
+        for metrics in (*learn(phase, experience), agent.report(phase.name, experience)):
+            assert all(torch.as_tensor(v).isfinite().all() for v in metrics.values())
+    assert agent.search.evolution.generation == 2
+
+
 def test_parts_of_another_run_are_not_trained_again(env, experience):
     source, agent = fresh(env, seed=5), fresh(env)
     assert agent.load_parts(source.state_dict()) == ["vision", "memory"]

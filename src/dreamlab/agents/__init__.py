@@ -14,7 +14,9 @@ It offers ``Config EXTENDS SEES budget build footprint``, and may have presets b
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -41,20 +43,21 @@ def names() -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """The one way to write an agent's name: ``world_models`` is ``world-models``; dotted paths stay."""
-    return name if "." in name else name.replace("_", "-")
+    """The one way to write an agent's name: ``world_models`` is ``world-models``; modules of a user's own stay."""
+    ours = name.replace("_", "-")
+    return ours if ours in names() else name
 
 
 def load(name: str) -> ModuleType:
-    """The module of an agent: one of ``names()``, or the dotted path of a user's own.
+    """The module of an agent: one of ``names()``, or a user's own by its path, as ``my_pkg.my_agent``.
 
     Raises:
         UserError: no such agent, or a module that is none.
     """
-    if "." not in name:
-        if canonical(name) not in names():
-            raise unknown("agent", name, names())
+    if canonical(name) in names():
         return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    if "." not in name and not _is_own(name):
+        raise unknown("agent", name, names())
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -63,11 +66,28 @@ def load(name: str) -> ModuleType:
                 f"no module {error.name!r} for the agent {name!r}: a dotted path names a Python module of your own "
                 f"that can be imported from here; dreamlab's agents: {', '.join(names())}"
             ) from error
-        raise
+        raise _broken(name, error) from error
+    except Exception as error:
+        raise _broken(name, error) from error
     lacking = [offer for offer in OFFERS if not hasattr(module, offer)]
+    if lacking and "." not in name and len(lacking) == len(OFFERS):  # some package that happens to have this name
+        raise unknown("agent", name, names())
     if lacking:
         raise UserError(f"the module {name!r} is not an agent: it lacks {', '.join(lacking)}")
     return module
+
+
+def _broken(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"importing the agent {name!r} failed: {type(error).__name__}: {error} (python -c 'import {name}' shows where)"
+    )
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name without a dot is a module that can be imported from here, and no part of Python."""
+    if name in sys.builtin_module_names or name in sys.stdlib_module_names:
+        return False
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
 def presets(name: str) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
+from dreamlab.cli import output
 from dreamlab.cli.flags import ask
 from dreamlab.core.errors import UserError
 
@@ -55,13 +55,10 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """The command."""
     chosen = ask(Options, argv, "dreamlab dream", __doc__ or "")
+    output.refuse_unwritable(chosen.json)
     quiet = chosen.json == "-"
     error = dream(**{k: v for k, v in vars(chosen).items() if k != "json"}, say=(lambda _: None) if quiet else print)
-    if quiet:
-        print(json.dumps(error))
-    elif chosen.json:
-        Path(chosen.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(chosen.json).write_text(json.dumps(error, indent=1) + "\n")
+    output.write(chosen.json, error)
     return 0
 
 
@@ -82,9 +79,16 @@ def dream(
     Raises:
         UserError: the agent has no world model, or no episode is long enough.
     """
-    for name, value in (("horizon", horizon), ("context", context), ("samples", samples)):
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}")
+    least = {
+        "horizon": (horizon, 1),
+        "context": (context, 1),
+        "samples": (samples, 1),
+        "count": (count, 0),
+        "seed": (seed, 0),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"--{name} must be at least {smallest}, got {value}")
     if not temperature > 0:
         raise UserError(f"--temperature must be positive, got {temperature}")
     from dreamlab.cli import session

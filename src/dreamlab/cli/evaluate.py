@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from dreamlab.cli import output
 from dreamlab.cli.flags import ask
 from dreamlab.core.config import to_dict
 from dreamlab.core.errors import UserError
-
 
 ABOUT = "score a run's agent in its environment, under a written protocol"
 
@@ -47,15 +46,10 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """The command."""
     chosen = ask(Options, argv, "dreamlab evaluate", __doc__ or "")
-    if chosen.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, got {chosen.episodes}")
+    output.refuse_unwritable(chosen.json)
     quiet = chosen.json == "-"
     score = evaluate(**{k: v for k, v in vars(chosen).items() if k != "json"}, say=(lambda _: None) if quiet else print)
-    if chosen.json == "-":
-        print(json.dumps(score))
-    elif chosen.json:
-        Path(chosen.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(chosen.json).write_text(json.dumps(score, indent=1) + "\n")
+    output.write(chosen.json, score)
     return 0
 
 
@@ -72,6 +66,9 @@ def evaluate(
     say: Any = print,
 ) -> dict[str, Any]:
     """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol."""
+    for name, value, least in (("episodes", episodes, 1), ("envs", envs, 0), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"--{name} must be at least {least}, got {value}")
     from dreamlab.cli import session
     from dreamlab.evals import episodes as evals
     from dreamlab.run.checkpoint import write_json
@@ -81,7 +78,11 @@ def evaluate(
     venv = session.environments(opened.spec, n, render="human" if render else video)
     try:
         outcome, frames = evals.evaluate(
-            opened.policy(explore), venv, evals.seeds_of(seed, episodes), opened.compute.device, film=video and not render
+            opened.policy(explore),
+            venv,
+            evals.seeds_of(seed, episodes),
+            opened.compute.device,
+            film=video and not render,
         )
         protocol = evals.protocol(
             to_dict(opened.spec.env),

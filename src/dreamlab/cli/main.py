@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
             return _say(f"the disk is full{place}: nothing saved is lost; free some space and type the same again", 1)
-        return _unexpected(error)
+        if error.filename is None:
+            return _unexpected(error)
+        if os.environ.get("DREAMLAB_DEBUG"):
+            traceback.print_exc()
+        return _say(f"cannot use {error.filename}: {error.strerror}", 1)
     except Exception as error:
         return _unexpected(error)
 

@@ -108,7 +108,12 @@ def parse(
     file = typed["--config"]
     if name is None and file is None and typed["--run"] and not helping:
         stored = Path(typed["--run"]) / "config.yaml"  # go on with a run: it knows its agent
-        file = str(stored) if stored.exists() else None
+        if not stored.exists():
+            raise UserError(
+                f"{typed['--run']} holds no run to go on with; to start one there, name the agent first: "
+                f"{command} AGENT --env ID --run {typed['--run']}"
+            )
+        file = str(stored)
     if name is None and file is None:
         if helping:
             _general_help(command, flags, about)
@@ -208,6 +213,15 @@ def from_dict(stored: Mapping[str, Any], where: str = "config.yaml") -> Spec:
 def differences(spec: Spec, stored: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Where a spec differs from a stored one: (dotted path, stored value, value of the spec); labels left out."""
     return [change for change in configs.differences(stored, to_dict(spec)) if change[0] != "preset"]
+
+
+def refuse_recordings(spec: Spec) -> None:
+    """Raises UserError for ``--data``: better than to train on something else than was asked for."""
+    if spec.data is not None:
+        raise UserError(
+            f"--data {spec.data}: learning from recordings does not exist in this version; leave it out, and the agent "
+            "collects its own experience"
+        )
 
 
 # -- parts ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dreamlab import agents, envs
 from dreamlab.cli.flags import Argument
-from dreamlab.cli.options import PlanFlags, Spec, parse
+from dreamlab.cli.options import PlanFlags, Spec, parse, refuse_recordings
 from dreamlab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def run(argv: Sequence[str]) -> int:
     spec, flags = parse(argv, "dreamlab plan", Flags, "What a run would cost, without running it.")
     from dreamlab.cli import session
 
+    refuse_recordings(spec)
     spec, obs_space, act_space, _ = session.settle(spec)
     found = plan(spec, spaces=(obs_space, act_space))
     if flags.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from gymnasium import spaces
 
 from dreamlab import agents, envs
-from dreamlab.cli import options
+from dreamlab.cli import options, resume
 from dreamlab.cli.options import Spec
 from dreamlab.core.config import read_yaml
-from dreamlab.core.errors import UserError
+from dreamlab.core.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,18 +138,29 @@ def open_run(path: str | Path, checkpoint: int | None = None, device: str | None
     from dreamlab.run.trainer import agent_state
 
     folder = Path(path)
-    if not (folder / "config.yaml").exists():
-        near = sorted(p.parent.name for p in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
-        raise UserError(f"{folder} holds no run (no config.yaml); runs in {folder.parent}: {', '.join(near) or 'none'}")
+    refuse_no_run(folder)
     spec = stored_spec(folder)
     if device is not None:
-        spec = dataclasses.replace(spec, run=dataclasses.replace(spec.run, device=device))
-    step, parts, _ = Checkpoints(folder, spec.run.keep).load(checkpoint)
+        spec = dataclasses.replace(spec, run=dataclasses.replace(spec.run, device=device))  # type: ignore[arg-type]
+    step, parts, words = Checkpoints(folder, spec.run.keep).load(checkpoint)
+    for word in words:
+        print(f"dreamlab: {word}; the one before it is taken, step {step}", file=sys.stderr)
+    if made := parts["run"].get("settings"):
+        path = folder / "config.yaml"
+        resume.refuse_edited(path, read_yaml(path), step, made, only=("agent", "config", "env"))
     spec, obs_space, act_space, module = settle(spec)
     compute = prepare(spec)
     agent = make_agent(spec, module, obs_space, act_space, compute)
     load_agent(agent, agent_state(parts), folder)
     return Opened(folder, spec, step, agent, compute, obs_space, act_space, parts)
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raises UserError, naming the runs beside it, where a folder holds no run."""
+    if not (folder / "config.yaml").exists():
+        near = sorted(p.parent.name for p in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
+        what = f"there is no folder {folder}" if not folder.exists() else f"{folder} holds no run (no config.yaml)"
+        raise UserError(f"{what}; runs in {folder.parent}: {', '.join(near) or 'none'}.{suggest(folder.name, near)}")
 
 
 def load_agent(agent: Agent, state: Mapping[str, Any], folder: Path) -> None:
@@ -164,19 +176,26 @@ def load_agent(agent: Agent, state: Mapping[str, Any], folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process.
+    """Hold a run folder, which is made if need be, for this process.
 
     Raises:
-        UserError: another process is training in it.
+        UserError: another process is training in it, or nothing can be written there.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run's folder {folder} ({error.strerror}: {error.filename}); name another with --run"
+        ) from error
     try:
         import fcntl
     except ImportError:  # Windows: no lock
         yield
         return
-    with open(folder / ".lock", "w") as file:
+    with lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"another process is training in {folder}; wait for it or name another folder with --run"

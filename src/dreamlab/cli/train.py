@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamlab import agents
-from dreamlab.cli import options, plan
+from dreamlab.cli import options, plan, resume
 from dreamlab.cli.options import Spec
-from dreamlab.core.config import differences, to_dict, write_yaml
+from dreamlab.core.config import to_dict, write_yaml
 from dreamlab.core.errors import UserError
-from dreamlab.run.config import EXTENDS as RUN_EXTENDS
 
 if TYPE_CHECKING:
     from dreamlab.run.trainer import Trainer
@@ -47,11 +45,11 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
     from dreamlab.cli import session
     from dreamlab.run.checkpoint import Checkpoints
 
+    options.refuse_recordings(spec)
     spec, obs_space, act_space, module = session.settle(spec)
     folder = home(spec)
-    folder.mkdir(parents=True, exist_ok=True)
     with session.locked(folder):
-        known = extend(spec, folder)
+        known = resume.goes_on(spec, folder)
         say(headline(spec))
         outlook = plan.plan(spec, spaces=(obs_space, act_space))
         if not known:
@@ -68,15 +66,14 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         return _run(spec, folder, agent, experience, compute, say)
 
 
-def _run(
-    spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, say: Callable[[str], None]
-) -> int:
+def _run(spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, say: Callable[[str], None]) -> int:
     from dreamlab.logs.logger import STANDARD, Logger, open_sinks
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import Stopped, Trainer
 
     log = Logger(open_sinks(folder, spec.logs or STANDARD))
     trainer = Trainer(agent, experience, log, Checkpoints(folder, spec.run.keep), spec.run)
+    trainer.settings = options.to_dict(spec)
     trainer.evaluate = lambda step: evaluation(spec, folder, trainer, compute, step)
     try:
         step = trainer.restore()
@@ -133,40 +130,15 @@ def headline(spec: Spec) -> str:
     return f"{spec.agent} on {spec.env.id} · {spec.said}"
 
 
-def extend(spec: Spec, folder: Path) -> bool:
-    """Whether the folder holds this run already. A larger budget is written down and goes on.
-
-    Raises:
-        UserError: it holds another run, or one with other settings.
-    """
-    from dreamlab.cli import session
-
-    path = folder / "config.yaml"
-    if not path.exists():
-        return False
-    old, new = options.to_dict(session.stored_spec(path.parent)), options.to_dict(spec)
-    module = agents.load(spec.agent)
-    free = {f"run.{name}" for name in RUN_EXTENDS} | {f"config.{name}" for name in module.EXTENDS} | {"preset"}
-    changed = [d for d in differences(old, new) if d[0] not in free]
-    if changed:
-        table = "\n".join(f"  {path}: {was!r} there, {now!r} now" for path, was, now in changed)
-        raise UserError(
-            f"{folder} holds another run:\n{table}\n"
-            "name another folder with --run, or type the settings it was started with. "
-            f"What may change when a run goes on: {', '.join(sorted(free - {'preset'}))}"
-        )
-    if old != new:
-        write_yaml(path, new)
-    return True
-
-
 def take_parts(agent: Any, source: Path) -> str:
     """Give an agent the trained parts of another run (``--from``). Returns a word about it."""
+    from dreamlab.cli import session
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import agent_state
 
     if not hasattr(agent, "load_parts"):
         raise UserError("this agent cannot take parts from another run (--from)")
+    session.refuse_no_run(source)
     step, parts, _ = Checkpoints(source).load()
     taken = agent.load_parts(agent_state(parts))
     return f"from {source} (step {step}): {', '.join(taken)}"

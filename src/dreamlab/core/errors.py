@@ -26,6 +26,14 @@ class NonFinite(RunError):
     """NaN or infinity in an observation, a reward or a loss; nothing after it was saved."""
 
 
+class EnvironmentFailed(RunError):
+    """An environment crashed, died, hung, or gave what is no number. What was learned until then is sound."""
+
+
+class NonFiniteEnvironment(EnvironmentFailed, NonFinite):
+    """NaN or infinity in what an environment gave; nothing of it was stored."""
+
+
 class Interrupted(Exception):
     """The user asked to stop while a unit of work was under way; the unit is dropped and done again."""
 

@@ -48,3 +48,7 @@ class EnvConfig:
             raise ValueError(f"time_limit must be at least 1, got {self.time_limit}")
         if self.timeout <= 0:
             raise ValueError(f"timeout must be positive, got {self.timeout}")
+
+
+EXTENDS = ("timeout",)
+"""what may change when a run goes on: it has no part in what happens"""

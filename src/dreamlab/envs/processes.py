@@ -10,13 +10,13 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 import cloudpickle
 import gymnasium
 
-from dreamlab.core.errors import RunError, UserError
+from dreamlab.core.errors import EnvironmentFailed, RunError, UserError
 
 
 def start(target: Callable[..., None], payload: Any, name: str) -> tuple[Any, connection.Connection]:
@@ -27,7 +27,7 @@ def start(target: Callable[..., None], payload: Any, name: str) -> tuple[Any, co
         context.set_forkserver_preload(["dreamlab.envs.build"])  # what all workers import is imported once
     ours, theirs = context.Pipe()
     process = context.Process(target=_become, args=(target, cloudpickle.dumps(payload), theirs), name=name, daemon=True)
-    with _without_main(), _one_thread():
+    with _without_main(), _one_thread(), _without_sigterm():
         process.start()
     theirs.close()  # so that a dead worker reads as the end of its pipe
     return process, ours
@@ -66,6 +66,23 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Keep SIGTERM from the fork server that may be started here: a group is told to end, the main process decides how.
+
+    The signal waits meanwhile, and what is started inherits that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # or it would be started inside, and let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def quiet(window: bool = False) -> Iterator[None]:
     """Nobody says hello, plays sounds, or opens a screen unless a ``window`` is wanted; put back afterwards.
 
@@ -86,8 +103,11 @@ def quiet(window: bool = False) -> Iterator[None]:
 
 
 def _become(target: Callable[..., None], payload: bytes, pipe: connection.Connection) -> None:
-    """The first thing a worker does: Ctrl-C is the main process's affair, and its death ends ours."""
+    """The first thing a worker does: signals are the main process's affair, and its death ends ours."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # what an environment starts can still be ended by it
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         thing = cloudpickle.loads(payload)
@@ -114,7 +134,7 @@ def told(name: str, window: bool = False) -> Iterator[None]:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise RunError(f"environment {name!r} crashed: {described(error)}") from error
+        raise EnvironmentFailed(f"environment {name!r} crashed: {described(error)}") from error
 
 
 def send_failure(pipe: connection.Connection, error: BaseException) -> None:

@@ -19,7 +19,7 @@ from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
-from dreamlab.core.errors import RunError, UserError
+from dreamlab.core.errors import EnvironmentFailed, RunError, UserError
 from dreamlab.envs.processes import how_it_ended, quiet, send_failure, start, told
 
 BUILD_SECONDS = 600.0
@@ -31,7 +31,7 @@ class Workers(VectorEnv):
     """One environment a process, NEXT_STEP autoreset, Dict observations, ``seeded`` resets.
 
     Raises:
-        RunError: an environment crashed, died, or gave no answer in ``timeout`` seconds; all workers are gone then.
+        EnvironmentFailed: one crashed, died, or gave no answer in ``timeout`` seconds; all workers are gone then.
     """
 
     seeded = True
@@ -124,9 +124,9 @@ class Workers(VectorEnv):
             while waiting:
                 ready = connection.wait(list(waiting), max(0, deadline - time.monotonic()))
                 if not ready:
-                    raise RunError(
+                    raise EnvironmentFailed(
                         f"{self._who(min(waiting.values()))} gave no answer for {timeout:g} s during {doing}: "
-                        "it hangs, or needs longer (env option timeout, in seconds)"
+                        "it hangs, or needs longer (--env.timeout, in seconds)"
                     )
                 for pipe in ready:
                     i = waiting.pop(pipe)
@@ -141,7 +141,7 @@ class Workers(VectorEnv):
             kind, value = self._pipes[i].recv()
         except (EOFError, OSError) as error:
             self._processes[i].join(2)
-            raise RunError(
+            raise EnvironmentFailed(
                 f"{self._who(i)} died during {doing} ({how_it_ended(self._processes[i].exitcode)})"
             ) from error
         if kind == "ok":
@@ -149,7 +149,7 @@ class Workers(VectorEnv):
         if kind in ("user", "run"):
             raise (RunError if kind == "run" else UserError)(value)
         text, trace = value
-        failure = RunError(f"{self._who(i)} crashed during {doing}: {text}")
+        failure = EnvironmentFailed(f"{self._who(i)} crashed during {doing}: {text}")
         failure.add_note(trace)
         raise failure
 

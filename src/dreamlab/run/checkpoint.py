@@ -10,11 +10,15 @@ Written to a temporary folder, synced, renamed. A damaged one is passed over for
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +81,18 @@ class Checkpoints:
             write_json(self.folder / "best.json", {"step": step, "score": score})
             best = {"step": step}
         newest = self.steps()[-self.keep :]
-        for old in self.steps():
-            if old not in newest and not (best and old == best["step"]):
-                shutil.rmtree(self.folder / str(old))
+        for there in self.steps():
+            if there not in newest and not (best and there == best["step"]):
+                shutil.rmtree(self.folder / str(there))
         return newest
+
+    def settings(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint's step, and what the run was started with, as far as it can be read."""
+        for step in reversed(self.steps()):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                found = json.loads((self.folder / str(step) / "state.json").read_text())["parts"]["run"]["settings"]
+                return (step, found) if isinstance(found, dict) and found else None
+        return None
 
     def load(self, step: int | None = None) -> tuple[int, dict[str, Any], list[str]]:
         """A checkpoint's step and parts, and words about damaged ones passed over. Default: the newest that is whole.
@@ -105,7 +117,10 @@ class Checkpoints:
             except Damaged as error:
                 words.append(str(error))
         if words:
-            raise Damaged("every checkpoint is damaged:\n  " + "\n  ".join(words))
+            raise Damaged(
+                "every checkpoint is damaged:\n  " + "\n  ".join(words) + "\nput back a copy of one, or train in "
+                "another folder; what is left of this one is not touched"
+            )
         raise UserError(f"no checkpoint in {self.folder}: the run has not saved yet")
 
     def set_aside_after(self, step: int) -> None:
@@ -126,10 +141,17 @@ def write(folder: Path, parts: Mapping[str, Mapping[str, Any]], info: Mapping[st
                 raise NonFinite(f"{name} is not finite: this state is not saved, the last good checkpoint is kept")
         if tensors:
             path = folder / f"{part}.safetensors"
-            save_file(tensors, path)
+            try:
+                save_file(tensors, path)
+            except SafetensorError as error:  # it tells a full disk in words: "... (os error 28)"
+                number = re.search(r"os error (\d+)", str(error))
+                code = int(number[1]) if number else errno.EIO
+                raise OSError(code, os.strerror(code), str(path)) from error
             sync_file(path)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": digest(path)}
-    write_json(folder / "state.json", {"format": FORMAT, **info, "files": files, "parts": trees})
+    write_json(
+        folder / "state.json", {"format": FORMAT, **info, "files": files, "sha256": tree_digest(trees), "parts": trees}
+    )
     sync_folder(folder)
 
 
@@ -153,6 +175,8 @@ def read(folder: Path) -> dict[str, Any]:
             if path.stat().st_size != facts["bytes"] or digest(path) != facts["sha256"]:
                 raise Damaged(f"checkpoint {folder}: {name} is truncated or altered")
             tensors |= load_file(path)
+        if tree_digest(state["parts"]) != state["sha256"]:
+            raise Damaged(f"checkpoint {folder}: state.json is altered")
         return {part: unpack(tree, tensors) for part, tree in state["parts"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise Damaged(f"checkpoint {folder} cannot be read ({type(error).__name__}: {error})") from error
@@ -164,9 +188,11 @@ def refuse_pickles(folder: Path) -> None:
         if not path.is_file():
             continue
         with open(path, "rb") as file:
-            head = file.read(4)
-        # protocol 2..5 pickles begin so; torch.save writes a zip archive of them
-        if path.suffix in PICKLED or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5") or head == b"PK\3\4":
+            head = file.read(9)
+        # safetensors: the length of a JSON header, then that header; a length of 640 looks like protocol 2 of pickle
+        ours = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
+        pickled = head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"
+        if path.suffix in PICKLED or head.startswith(b"PK\3\4") or (pickled and not ours):  # torch.save writes a zip
             raise UserError(
                 f"{path} is a pickle, which can run any code when it is loaded: refused. "
                 "dreamlab keeps weights as .safetensors; delete the file if it does not belong there"
@@ -188,7 +214,9 @@ def pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, list | tuple):
         return [pack(v, f"{path}.{i}", tensors) for i, v in enumerate(tree)]
     if isinstance(tree, np.generic):
-        return tree.item()
+        tree = tree.item()
+    if isinstance(tree, float) and math.isnan(tree):
+        raise NonFinite(f"{path} is nan: this state is not saved, the last good checkpoint is kept")
     if tree is None or isinstance(tree, str | int | float | bool):
         return tree
     raise TypeError(f"{path}: a {type(tree).__name__} cannot be saved; make it tensors, numbers, strings or lists")
@@ -217,6 +245,11 @@ def write_json(path: Path, data: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(tmp, path)
+
+
+def tree_digest(trees: Mapping[str, Any]) -> str:
+    """SHA-256 of packed parts, whatever the order of their keys in a file."""
+    return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:

@@ -8,7 +8,8 @@ stream goes on as if nothing had happened.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from dreamlab.core.errors import Interrupted, NonFinite, RunError
+from dreamlab.core.errors import Interrupted, NonFiniteEnvironment, RunError
 from dreamlab.core.protocols import Policy, State
 from dreamlab.core.types import FLAGS, Outcome
 
@@ -33,6 +34,7 @@ class Driver:
         self.pending: Row | None = None  # obs, rew and flags not yet answered; None before the first reset
         self.state: State = ()
         self.owner = ""  # the phase whose policy's state this is
+        self.chosen: tuple[np.ndarray, Row] | None = None  # action and columns that the environments failed to take
         self.episode = np.full(self.n, -1)  # number of the running episode of each environment
         self.acts: list[list[np.ndarray]] = [[] for _ in range(self.n)]  # its actions so far
         self.ret, self.length = np.zeros(self.n), np.zeros(self.n, np.int64)
@@ -46,19 +48,24 @@ class Driver:
         if owner != self.owner:
             self.state, self.owner = policy.initial(self.n), owner
         row = self.pending
+        act, columns = self.chosen = self.chosen or self._choose(policy, row)
+        ended = Outcome(self.ret[row["is_last"]].copy(), self.length[row["is_last"]].copy())
+        self._step(act, row["is_last"])
+        self.chosen = None
+        return {**row, "act": act, **columns}, int((~row["is_last"]).sum()), ended
+
+    def _choose(self, policy: Policy, row: Row) -> tuple[np.ndarray, Row]:
+        """The policy's answer to the pending rows: actions, and columns beside them."""
         obs = {k: v for k, v in row.items() if k not in FLAGS and k != "rew"}
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             act, self.state, columns = policy(
                 to_device(obs, self.device), torch.from_numpy(row["is_first"]).to(self.device), self.state
             )
-        act_np = act.cpu().numpy()
-        ended = Outcome(self.ret[row["is_last"]].copy(), self.length[row["is_last"]].copy())
-        self._step(act_np, row["is_last"])
-        full = {**row, "act": act_np, **{k: v.cpu().numpy() for k, v in columns.items()}}
-        return full, int((~row["is_last"]).sum()), ended
+        return act.cpu().numpy(), {k: v.cpu().numpy() for k, v in columns.items()}
 
     def _begin(self) -> None:
         obs, _ = self.envs.reset()
+        check_finite(obs, np.zeros(self.n))
         zeros = np.zeros(self.n, bool)
         self.pending = {
             **obs,
@@ -94,6 +101,7 @@ class Driver:
             return self.resumed or {}
         return {
             "pending": dict(self.pending),
+            "chosen": None if self.chosen is None else list(self.chosen),
             "owner": self.owner,
             "state": list(leaves(self.state)),
             "episode": self.episode.copy(),
@@ -109,15 +117,17 @@ class Driver:
 
     def resume(self, policy: Policy) -> str | None:
         """Bring the environments to where they were. Returns a word where that cannot be exact."""
-        saved, self.resumed = self.resumed, None
+        saved = self.resumed
         if saved is None:
             return None
         if not getattr(self.envs, "seeded", False):
-            self.episode = saved["episode"] + 0
+            self.episode, self.resumed = saved["episode"] + 0, None
             return "this vector engine cannot go back into a running episode: fresh episodes are started"
         options = [{"episode": int(e), "actions": a} for e, a in zip(saved["episode"], saved["acts"], strict=True)]
         obs, _ = self.envs.reset(options={"resume": options})
+        self.resumed = None  # not before the environments are there: what is saved after a failure is what was resumed
         self.pending = dict(saved["pending"])
+        self.chosen = tuple(saved["chosen"]) if saved.get("chosen") else None  # type: ignore[assignment]
         self.owner = saved["owner"]
         self.state = refill(policy.initial(self.n), iter(saved["state"]))
         self.episode, self.ret, self.length = saved["episode"] + 0, saved["ret"] + 0, saved["length"] + 0
@@ -146,6 +156,7 @@ def play(
     if not 0 < k <= n:
         raise RunError(f"{k} episodes were asked for at once, but there are {n} environments")
     obs, _ = envs.reset(options={"seeds": [int(s) for s in seeds] + [None] * (n - k)})
+    check_finite(obs, np.zeros(n))
     is_first = torch.ones(k, dtype=torch.bool, device=device)
     state = policy.initial(k)
     alive = np.ones(k, bool)
@@ -155,7 +166,7 @@ def play(
     while alive.any():
         if stop():
             raise Interrupted
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             act, state, _ = policy(to_device({key: v[:k] for key, v in obs.items()}, device), is_first, state)
         is_first = torch.zeros_like(is_first)
         idle[:k] = act.cpu().numpy()
@@ -170,18 +181,35 @@ def play(
     return Outcome(ret, length)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Act on one CPU thread: a few rows are too little work to share, and the cores belong to the environments.
+
+    With as many threads as cores, every small operation would wait until the workers let go of a core.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def to_device(obs: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """Arrays as tensors on a device; bytes stay bytes until they are there."""
     return {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in obs.items()}
 
 
 def check_finite(obs: Mapping[str, np.ndarray], rew: np.ndarray) -> None:
-    """Raises NonFinite, naming the key and the environment."""
+    """Raises NonFiniteEnvironment, naming the key and the environment."""
     for key, value in (*obs.items(), ("reward", rew)):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             bad = int(np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(1))[0])
-            kind = key if key == "reward" else f"observation {key!r}"
-            raise NonFinite(f"environment {bad} gave a {kind} that is not finite: {value[bad].reshape(-1)[:8]}")
+            kind = f"a {key}" if key == "reward" else f"an observation {key!r}"
+            raise NonFiniteEnvironment(
+                f"environment {bad} gave {kind} that is not finite: {value[bad].reshape(-1)[:8]}; "
+                "dreamlab envs check ID tests an environment"
+            )
 
 
 def leaves(state: State) -> list[Tensor]:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from dreamlab.core.errors import EnvironmentFailed
 from dreamlab.core.protocols import Policy
 from dreamlab.core.types import Batch, Outcome, act_size
 from dreamlab.run.driver import Driver, play
@@ -44,6 +45,7 @@ class Experience:
         self._driver: Driver | None = None
         self._rollouts: VectorEnv | None = None
         self._resumed: dict[str, Any] = {}
+        self._failed: EnvironmentFailed | None = None  # told when the steps before it have been counted
         self._acts = act_size(act_space)
 
     @property
@@ -111,16 +113,28 @@ class Experience:
         """At least ``steps`` environment steps into the table (fewer when asked to stop or when a save is due).
 
         Returns the steps taken, the episodes that ended, and a word where a resume could not be exact.
+
+        Raises:
+            EnvironmentFailed: what was collected before it can be saved and gone on from.
         """
+        if self._failed is not None:
+            raise self._failed
         word = None
         if self._driver is None:
             self._driver = Driver(self._environments(), self.device)
             self._driver.load_state_dict(self._resumed)
             self._resumed = {}
             word = self._driver.resume(policy)
-        taken, ended = 0, []
+        taken = 0
+        ended: list[Outcome] = []
         while taken < steps and not self.stop() and self.replay.room() != 0:
-            row, count, outcome = self._driver.step(policy, owner)
+            try:
+                row, count, outcome = self._driver.step(policy, owner)
+            except EnvironmentFailed as error:
+                if not taken and not ended:
+                    raise
+                self._failed = error
+                break
             self.replay.append(row)
             taken += count
             if len(outcome.ret):

@@ -2,7 +2,8 @@
 
 A checkpoint remembers rows by time, not by value, so a column that is written twice (stored latents)
 must be able to go back. The first rewrite of a cell after a checkpoint appends its old value here, before
-the cell changes; resuming writes the old values back. One folder an interval between checkpoints, one
+the cell changes; resuming writes the old values back. One folder an interval between checkpoints, named
+``<step>.<number>`` after the save that began it (the same step may be saved again, with other values), one
 file a column, one record a cell: row id (int64), then the old bytes. A record torn by a kill is ignored,
 for its cell had not been written yet.
 """
@@ -25,16 +26,16 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.since: int | None = None  # the checkpoint's step; None: nothing to go back to
+        self.since: Path | None = None  # the folder since the newest checkpoint; None: nothing to go back to
         self.columns: frozenset[str] = frozenset()  # those that the checkpoint knows
         self.stop = 0  # rows before this time are known to it
         self._seen: dict[str, np.ndarray] = {}
 
-    def begin(self, step: int, columns: frozenset[str], stop: int) -> None:
-        """A checkpoint was made: from now on records undo back to it."""
-        self.since, self.columns, self.stop = step, columns, stop
+    def begin(self, step: int, number: int, columns: frozenset[str], stop: int) -> None:
+        """A checkpoint was made, the run's save ``number``: from now on records undo back to it."""
+        self.since, self.columns, self.stop = self.folder / f"{step:012d}.{number:09d}", columns, stop
         self._seen = {}
-        (self.folder / f"{step:012d}").mkdir(parents=True, exist_ok=True)
+        self.since.mkdir(parents=True, exist_ok=True)
 
     def record(self, replay: Replay, name: str, rows: np.ndarray) -> None:
         """Remember the cells (ids ``rows``) of a column before they are rewritten."""
@@ -50,7 +51,7 @@ class Journal:
         old = np.ascontiguousarray(replay.columns[name].rows[cells])
         record = np.empty(len(rows), self._record(replay, name))
         record["row"], record["old"] = rows, old.reshape(record["old"].shape)
-        fd = os.open(self.folder / f"{self.since:012d}" / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        fd = os.open(self.since / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             written = os.write(fd, record.tobytes())
             if written != record.nbytes:
@@ -63,10 +64,10 @@ class Journal:
         """The store has more cells now; an unbounded one never wraps, so they keep their places."""
         self._seen = {name: np.pad(seen, (0, cells - len(seen))) for name, seen in self._seen.items()}
 
-    def undo(self, replay: Replay, step: int) -> None:
-        """Write back what cells held at checkpoint ``step``: newest interval first, so that the oldest value wins."""
+    def undo(self, replay: Replay, step: int, number: int) -> None:
+        """Write back what cells held at a checkpoint: newest interval first, so that the oldest value wins."""
         for folder in sorted(self.folder.glob("[0-9]*"), reverse=True):
-            if int(folder.name) < step:
+            if folder.name < f"{step:012d}.{number:09d}":
                 continue
             for path in folder.iterdir():
                 if path.name in replay.columns:
@@ -80,7 +81,7 @@ class Journal:
     def forget_before(self, step: int) -> None:
         """Drop the intervals that no kept checkpoint needs."""
         for folder in self.folder.glob("[0-9]*"):
-            if int(folder.name) < step:
+            if folder.name < f"{step:012d}":
                 shutil.rmtree(folder)
 
     @staticmethod

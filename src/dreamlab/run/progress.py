@@ -76,9 +76,7 @@ class Progress:
 
     def updates(self, phases: Sequence[Phase]) -> int:
         """Units of learning done."""
-        return sum(
-            self.of(p).rounds * sum(times for _, times in p.learn) + self.of(p).place for p in phases
-        )
+        return sum(self.of(p).rounds * sum(times for _, times in p.learn) + self.of(p).place for p in phases)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: asdict(count) for name, count in self.counts.items()}

@@ -14,6 +14,7 @@ a row that a kept checkpoint can see: when ``room`` is used up, the trainer save
 from __future__ import annotations
 
 import os
+import shutil
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ class Replay:
         self.shown = -(-capacity // streams)  # times shown; 0: all
         self.times = self.shown + max(64, self.shown // 8) if self.shown else GROWTH
         self.start = self.stop = 0
+        self.saves = 0  # checkpoints that have been made of it
         self.columns: dict[str, Column] = {}
         self.journal = Journal(self.folder / "journal")
         self._floor: int | None = None  # the oldest time that a kept checkpoint can see
@@ -105,7 +107,7 @@ class Replay:
                 column.rows[cells] = values.reshape(-1, *shape)[real]
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        column = Column(self.folder / f"{name.replace('/', '.')}.bin", self.times, self.streams, shape, dtype)
+        column = Column(self.folder / file_name(name), self.times, self.streams, shape, dtype)
         if self.stop:  # a later column: blocks for the rows that are there already
             column.reserve(min(self.stop, self.times) - 1)
         self.columns[name] = column
@@ -168,6 +170,7 @@ class Replay:
             "shown": self.shown,
             "times": self.times,
             "stop": self.stop,
+            "save": self.saves + 1,
             "columns": {name: column.spec() for name, column in self.columns.items()},
         }
 
@@ -178,7 +181,8 @@ class Replay:
 
     def saved(self, step: int, oldest: int, oldest_start: int) -> None:
         """A checkpoint was made at ``step``; ``oldest`` is the oldest one kept, and ``oldest_start`` its first time."""
-        self.journal.begin(step, frozenset(self.columns), self.stop)
+        self.saves += 1
+        self.journal.begin(step, self.saves, frozenset(self.columns), self.stop)
         self.journal.forget_before(oldest)
         self._floor = oldest_start
 
@@ -193,18 +197,37 @@ class Replay:
                 f"the replay was written by {state['streams']} environments and shows {state['shown']} times; "
                 f"asked for are {self.streams} and {self.shown}: go on with the same --envs and --capacity"
             )
+        self._refuse_incomplete(state)
         self.times, self.stop = state["times"], state["stop"]
+        self.saves = state["save"] - 1  # ``saved`` is told of this checkpoint once more
         self.start = max(0, self.stop - self.shown) if self.shown else 0
         for path in self.folder.glob("*.bin"):
-            if path.stem not in {name.replace("/", ".") for name in state["columns"]}:
+            if path.name not in {file_name(name) for name in state["columns"]}:
                 path.unlink()
         for name, spec in state["columns"].items():
-            path = self.folder / f"{name.replace('/', '.')}.bin"
-            if not path.exists():
-                raise RunError(f"the replay lacks {path}: it was moved or deleted; start a new run folder")
+            path = self.folder / file_name(name)
             self.columns[name] = Column(path, self.times, self.streams, tuple(spec["shape"]), np.dtype(spec["dtype"]))
-        self.journal.undo(self, step)
+        self.journal.undo(self, step, state["save"])
         self._find_starts()
+
+    def _refuse_incomplete(self, state: Mapping[str, Any]) -> None:
+        """Raise RunError, before anything is changed, where a file is missing or shorter than it was."""
+        for name, spec in state["columns"].items():
+            path = self.folder / file_name(name)
+            width = max(1, int(np.prod(spec["shape"], dtype=np.int64)) * np.dtype(spec["dtype"]).itemsize)
+            size = path.stat().st_size if path.is_file() else None
+            if size is None or size < state["times"] * state["streams"] * width:
+                what = "is missing" if size is None else "was truncated"
+                raise RunError(
+                    f"{path} {what}: the rows that this run learns from are not whole, so it cannot go on. Put the "
+                    "file back, or train in another folder; dreamlab evaluate does not need the rows"
+                )
+
+    def clear(self) -> None:
+        """Forget whatever rows lie in the folder: nothing was saved that speaks of them."""
+        for path in self.folder.glob("*.bin"):
+            path.unlink()
+        shutil.rmtree(self.journal.folder, ignore_errors=True)
 
     @classmethod
     def view(cls, folder: Path, state: Mapping[str, Any]) -> Replay:
@@ -219,7 +242,7 @@ class Replay:
         replay.shown, replay.times, replay.stop = state["shown"], state["times"], state["stop"]
         replay.start = max(0, replay.stop - replay.shown) if replay.shown else 0
         for name, spec in state["columns"].items():
-            path = replay.folder / f"{name.replace('/', '.')}.bin"
+            path = replay.folder / file_name(name)
             shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
             try:
                 replay.columns[name] = Column(path, replay.times, replay.streams, shape, dtype, read_only=True)
@@ -241,3 +264,7 @@ class Replay:
                 self._starts[stream].append(int(self.start) - 1 if self.start else 0)  # begun before what is held
             self._starts[stream].extend(int(t) for t in found)
 
+
+def file_name(column: str) -> str:
+    """The file of a column in the replay's folder."""
+    return f"{column.replace('/', '.')}.bin"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from dreamlab.core.errors import Interrupted, NonFinite, RunError
+from dreamlab.core.errors import EnvironmentFailed, Interrupted, NonFinite, RunError
 from dreamlab.core.protocols import Agent, Phase
 from dreamlab.core.seeds import derive, forked
 from dreamlab.run.checkpoint import Checkpoints
@@ -68,7 +68,9 @@ class Trainer:
         self.progress = Progress()
         self.clocks = {"log": 0, "report": 0, "eval": 0, "final": -1}
         self.stop = False
+        self.settings: Mapping[str, Any] = {}  # what the run was started with: each checkpoint knows
         self.peak = Peak()
+        self._cut = False  # the running stretch was broken off: clocks wait, so that they tick where they always would
         experience.stop = lambda: self.stop
         self._saved_at = self._logged_at = time.monotonic()
         self._logged: tuple[int, int] = (0, 0)
@@ -86,7 +88,8 @@ class Trainer:
         Raises:
             Stopped: the user asked to stop; all is saved.
             NonFinite: something was NaN or infinite; nothing of it is saved.
-            RunError: the disk is full, an environment failed.
+            EnvironmentFailed: all that came before it is saved.
+            RunError: the disk is full.
         """
         self.peak.start()
         try:
@@ -98,10 +101,16 @@ class Trainer:
                         self._collect(phase)
                     self._after(phase)
                 self._finish()
+        except EnvironmentFailed as error:
+            raise type(error)(f"{error} [step {self.step}; {self._rescue()}]") from error
         except NonFinite as error:
             raise NonFinite(f"{error} [step {self.step}; {self._last_good()}]") from error
+        except (RuntimeError, ValueError, ArithmeticError) as error:  # as torch says when it draws from NaN
+            if not (spoilt := self._spoilt()):
+                raise
+            raise NonFinite(f"{spoilt} [step {self.step}; {self._last_good()}]") from error
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise RunError(
                 f"the disk is full ({error.filename or self.checkpoints.folder}) at step {self.step}; "
@@ -115,8 +124,10 @@ class Trainer:
         random = torch.get_rng_state()
         try:
             metrics = self.progress.turn(phase)(self.experience)
-        except Interrupted:
+        except (Interrupted, EnvironmentFailed) as error:
             torch.set_rng_state(random)  # the unit is done again from the same state
+            if isinstance(error, EnvironmentFailed):
+                raise
             return
         self.log.add(phase.name, metrics)
         self.progress.learned(phase)
@@ -125,36 +136,41 @@ class Trainer:
         if phase.act is None:
             raise RuntimeError(f"phase {phase.name!r} has environment steps but no policy")
         count = self.progress.of(phase)
-        want = min(self.progress.due(phase) - count.env_steps, CHUNK)
+        want = min(self.progress.due(phase) - count.env_steps, CHUNK - count.env_steps % CHUNK)
         taken, ended, word = self.experience.collect(phase.act, phase.name, want)
         if word:
             self.log.message(word)
         count.env_steps += taken
+        self._cut = taken < want
         for outcome in ended:
             for ret, length in zip(outcome.ret, outcome.length, strict=True):
                 self.log.add(phase.name, {"ret": float(ret), "length": float(length)})
 
     def _after(self, phase: Phase) -> None:
         """Clocks, between two units."""
-        step, count = self.step, self.progress.of(phase)
+        count = self.progress.of(phase)
         done, total, unit = (
             (count.env_steps, phase.env_steps, "steps") if phase.env_steps else (count.rounds, phase.rounds, "rounds")
         )
         finished = self.progress.finished(phase)
-        if self._ticked("log", self.config.log_every) or finished:
-            self.write()
-        self.log.progress(phase.name, done, total, unit)
-        if self._ticked("report", self.config.report_every) or finished:
-            self._report(phase)
-        score = None
-        if self.evaluate is not None and self._due("eval", self.config.eval_every) and not self.stop:
-            score = self._evaluate()
+        score = None if self._cut else self._tick(phase, finished, done, total, unit)
         full = self.experience.replay.room() == 0
         late = time.monotonic() - self._saved_at > 60 * self.config.save_minutes
         if finished or full or late or self.stop or score is not None:
             self.save(score)
         if self.stop:
             raise Stopped
+
+    def _tick(self, phase: Phase, finished: bool, done: int, total: int, unit: str) -> float | None:
+        """Metrics, reports and evaluations that are due, after a whole stretch. Returns an evaluation's score."""
+        if self._ticked("log", self.config.log_every) or finished:
+            self.write()
+        self.log.progress(phase.name, done, total, unit)
+        if self._ticked("report", self.config.report_every) or finished:
+            self._report(phase)
+        if self.evaluate is not None and self._due("eval", self.config.eval_every) and not self.stop:
+            return self._evaluate()
+        return None
 
     def _finish(self) -> None:
         """The last evaluation, once for each end that a run has had."""
@@ -225,6 +241,7 @@ class Trainer:
                 "experience": self.experience.state_dict(),
                 "log": logged,
                 "random": random_state(),
+                "settings": self.settings,
                 "firsts": [[s, f] for s, f in self._firsts.items()] + [[step, replay.start]],
             },
         }
@@ -238,6 +255,7 @@ class Trainer:
         if not self.checkpoints.steps():
             torch.manual_seed(derive(self.config.seed, "train"))
             np.random.seed(derive(self.config.seed, "train", "numpy"))
+            self.experience.replay.clear()  # rows of a start that was never saved
             return None
         step, parts, words = self.checkpoints.load()
         for word in words:
@@ -259,6 +277,28 @@ class Trainer:
             self.progress.updates(self.phases),
         )
         return step
+
+    def _rescue(self) -> str:
+        """Save what came before an environment failed. Returns a word about it."""
+        if not self.progress.env_steps() and not self.progress.updates(self.phases):
+            return "nothing had been done yet"
+        try:
+            self.save()
+        except (RunError, OSError) as error:
+            return f"and it could not be saved ({error}); {self._last_good()}"
+        return "all until then is saved: once it is mended, the same command goes on"
+
+    def _spoilt(self) -> str | None:
+        """What is NaN or infinite in the agent or in metrics under way, if anything is."""
+        try:
+            self.log.state_dict()
+        except NonFinite as error:
+            return str(error)
+        for name, part in self.agent.parts.items():
+            for key, value in part.state_dict().items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    return f"{name}.{key} is not finite"
+        return None
 
     def _last_good(self) -> str:
         steps = self.checkpoints.steps()

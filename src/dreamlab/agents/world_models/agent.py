@@ -93,6 +93,7 @@ class WorldModelsAgent:
         self.sequences = SEQUENCES[config.memory.windows](derive(seed, "sequences"))
         play = self._play_dream if config.controller.train_in == "dream" else self._play_env
         self.search = Search(config.controller, controller, play, seed)
+        self._vision_losses, self._nll = compute.compiled(vision_losses), compute.compiled(mixture_nll)
         self.encoded = 0  # rounds of the encode phase that are done
         self.loaded: set[str] = set()
 
@@ -147,7 +148,9 @@ class WorldModelsAgent:
         with self.compute.autocast():
             mu, logvar = vision.encode(image)
             recon = vision.decode(draw(mu, logvar, self.generators["vision"]))
-        losses = {name: loss.mean() for name, loss in vision_losses(image, recon, mu, logvar, config.kl_floor).items()}
+        losses = {
+            name: loss.mean() for name, loss in self._vision_losses(image, recon, mu, logvar, config.kl_floor).items()
+        }
         loss = losses["reconstruction"] + losses["kl"]
         self._update("vision", loss)
         return {
@@ -195,9 +198,9 @@ class WorldModelsAgent:
         with self.compute.autocast():
             h = memory(steps.z, steps.act, steps.is_first)  # (B, T, H)
             mixture, extras = memory.mixture(h), memory.extras(h)
-        nll = mixture_nll(mixture, steps.after)  # (B, T, D)
+        nll = self._nll(mixture, steps.after)  # (B, T, D)
         losses = memory_losses(nll, extras, steps.rew, steps.is_terminal, self.config.memory.terminal_weight)
-        return {name: loss[steps.valid].mean() for name, loss in losses.items()}, h
+        return {name: loss[steps.valid].mean() for name, loss in losses.items()}, h.float()
 
     def _update(self, part: str, loss: Tensor, clip: float | None = None) -> None:
         optimizer = self.optimizers[part]

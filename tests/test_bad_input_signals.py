@@ -1,0 +1,107 @@
+"""Ctrl-C saves and leaves within seconds, quietly, wherever it falls; the same command then goes on.
+
+Real processes; the signal goes to the whole group, as a terminal sends it, so workers get it too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_bad_input import QUICK
+from test_resume import assert_same, environment
+
+from dreamlab.cli.main import main
+from dreamlab.run.checkpoint import Checkpoints
+
+TOY = ("toy_agent", "--env", "faulty_envs:Slow", "--agent.collect", "80", "--agent.study", "2", "--agent.tune", "1",
+       "--agent.practice", "60")  # fmt: skip
+WORLD_MODELS = ("world-models", "--env", "faulty_envs:Slow", "--preset", "smoke", "--agent.collect-steps", "40")
+COMMON = ("--env.size", "16", "16", *QUICK, "--logs", "console", "jsonl")
+
+
+def start(folder: Path, args: tuple[str, ...], slow_from: int | None) -> subprocess.Popen[str]:
+    """Train; every step of an environment after its ``slow_from``-th takes a tenth of a second."""
+    env = environment() | ({} if slow_from is None else {"FAULT_AT": str(slow_from)})
+    argv = [sys.executable, "-m", "dreamlab", "train", args[0], *COMMON, *args[1:], "--run", str(folder)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(argv, env=env, start_new_session=True, **pipes)  # type: ignore[call-overload]
+
+
+def interrupt(process: subprocess.Popen[str], after: str, signals: list[int], wait: float) -> tuple[str, str]:
+    """Signals to the group ``wait`` seconds after a line that begins with ``after``. Returns what was written."""
+    assert process.stdout
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.strip().startswith(after):
+            break
+    time.sleep(wait)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert len(family) > 2, seen
+    begin = time.monotonic()
+    for number in signals:
+        os.killpg(process.pid, number)
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 4
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    assert process.returncode == 130, seen + out + err
+    assert "Traceback" not in out + err
+    assert "resource_tracker" not in err
+    return seen + out, err
+
+
+@pytest.mark.parametrize(
+    ("args", "slow_from", "after", "signals"),
+    [
+        pytest.param(TOY, 20, "expected:", [signal.SIGINT], id="collecting"),
+        pytest.param(TOY, 20, "expected:", [signal.SIGTERM], id="terminated"),
+        pytest.param(WORLD_MODELS, 21, "memory", [signal.SIGINT], id="rolling-out"),
+        pytest.param((*TOY, "--eval-episodes", "40"), 70, "practice", [signal.SIGINT], id="evaluating"),
+    ],
+)
+def test_one_signal_saves_and_leaves(tmp_path, args, slow_from, after, signals):
+    out, err = interrupt(start(tmp_path / "run", args, slow_from), after, signals, wait=0.9)
+    assert err == ""
+    assert "stopping after this unit and saving" in out
+    assert "type the same command to go on" in out
+    assert Checkpoints(tmp_path / "run").steps()
+    finish(tmp_path / "run", args)
+    if after in ("expected:", "memory"):
+        finish(tmp_path / "whole", args)
+        assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def finish(folder: Path, args: tuple[str, ...]) -> None:
+    """Go on in this process, without slowness."""
+    assert main(["train", args[0], *COMMON, *args[1:], "--run", str(folder)]) == 0
+
+
+def test_two_signals_stop_at_once(tmp_path, capfd):
+    """Also while it is saving: what was saved before is whole."""
+    args = (*TOY, "--save-minutes", "0.00001")
+    _, err = interrupt(start(tmp_path / "run", args, 60), "study", [signal.SIGINT, signal.SIGINT], wait=0.5)
+    assert err in ("", "dreamlab: stopped\n"), "it may have left before the second"
+    step, _, words = Checkpoints(tmp_path / "run").load()
+    assert step >= 80
+    assert not words
+    finish(tmp_path / "run", args)
+    assert "going on from step" in capfd.readouterr().out
+
+
+def test_a_signal_before_it_runs(tmp_path):
+    """While everything is still being imported."""
+    process = start(tmp_path / "run", TOY, None)
+    time.sleep(0.8)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err in ("", "dreamlab: stopped\n")
