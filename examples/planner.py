@@ -22,7 +22,7 @@ from dreamlab.core.imagination import alive, imagine, predict_all
 from dreamlab.core.protocols import Phase
 from dreamlab.core.sampling import EpisodeWindows
 
-SEES, EXTENDS, KEPT = "image", ("practice",), ("model", "optimizer", "sampler")
+SEES, EXTENDS, KEPT = "image", ("practice", "run.steps"), ("model", "optimizer", "sampler")
 D, BATCH, PLANS = 128, 32, 200  # units of each layer; windows in an update; sequences imagined before an action
 
 

@@ -82,7 +82,7 @@ def children() -> list[psutil.Process]:
     [
         ("Crash", ["crashed during a step: ValueError: the wheel came off (faulty_envs.py line "]),
         ("Exit", ["died during a step (exit code 7)"]),
-        ("Segfault", ["died during a step (SIGSEGV)"]),
+        pytest.param("Segfault", ["died during a step (SIGSEGV)"], marks=pytest.mark.slow),
         ("Hang", ["gave no answer for 1 s during a step: it hangs, or needs longer (--env.timeout, in seconds)"]),
         ("Reward", ["environment 0 gave a reward that is not finite: [nan]"]),
         ("Vector", ["gave an observation 'vector' that is not finite: [nan nan nan]"]),
@@ -122,7 +122,7 @@ def test_a_fault_in_a_rollout_or_an_evaluation_loses_nothing(go, whole, fault, t
     assert_same(whole("toy_agent", "Crash"), run)
 
 
-@pytest.mark.parametrize("env", ["Crash", "Reward", "Hang"])
+@pytest.mark.parametrize("env", ["Reward", "Hang", pytest.param("Crash", marks=pytest.mark.slow)])
 def test_a_fault_in_a_generation_of_the_controller(go, fault, tmp_path, monkeypatch, env):  # noqa: F811
     """World Models: CMA-ES plays whole episodes in workers of its own."""
     argv = ("train", "world-models", "--env", f"faulty_envs:{env}", "--preset", "smoke", "--env.size", "16", "16",

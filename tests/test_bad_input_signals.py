@@ -63,9 +63,8 @@ def interrupt(process: subprocess.Popen[str], after: str, signals: list[int], wa
     ("args", "slow_from", "after", "signals"),
     [
         pytest.param(TOY, 20, "expected:", [signal.SIGINT], id="collecting"),
-        pytest.param(TOY, 20, "expected:", [signal.SIGTERM], id="terminated"),
         pytest.param(WORLD_MODELS, 21, "memory", [signal.SIGINT], id="rolling-out"),
-        pytest.param((*TOY, "--eval-episodes", "40"), 70, "practice", [signal.SIGINT], id="evaluating"),
+        pytest.param((*TOY, "--eval-episodes", "40"), 70, "practice", [signal.SIGTERM], id="evaluating"),
     ],
 )
 def test_one_signal_saves_and_leaves(tmp_path, args, slow_from, after, signals):

@@ -201,7 +201,7 @@ def test_agents_offer_what_the_command_line_needs(name: str):
     module = agents.load(name)
     assert not [offer for offer in agents.OFFERS if not hasattr(module, offer)]
     fields = {f.name for f in dataclasses.fields(module.Config)}
-    assert {path.split(".")[0] for path in module.EXTENDS} <= fields
+    assert {path.split(".")[0] for path in module.EXTENDS} <= fields | {"run"}
 
 
 @pytest.mark.parametrize(("name", "preset"), [(n, p) for n in agents.names() for p in agents.presets(n)])

@@ -108,7 +108,9 @@ def test_steps_and_episodes_are_counted_once(experience):
     last = batch.obs["vector"][..., 1][batch.is_last]  # an episode of n steps returns 1 + 2 + ... + n
     assert returns == sorted((last * (last + 1) / 2).tolist())
     assert all(
-        r == length * (length + 1) / 2 for outcome in ended for r, length in zip(outcome.ret, outcome.length, strict=True)
+        r == length * (length + 1) / 2
+        for outcome in ended
+        for r, length in zip(outcome.ret, outcome.length, strict=True)
     )
 
 

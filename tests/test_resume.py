@@ -128,7 +128,9 @@ def test_the_toy_agent_survives_many_kills_with_a_bounded_replay(tmp_path):
 def test_an_extended_run_goes_on_and_another_setting_is_refused(tmp_path):
     run = tmp_path / "run"
     finish(run, *TOY, "--steps", "340")
-    assert "going on" in finish(run, *TOY, "--steps", "400") or facts(run)[0]["progress"]["practice"]["env_steps"] == 100
+    assert (
+        "going on" in finish(run, *TOY, "--steps", "400") or facts(run)[0]["progress"]["practice"]["env_steps"] == 100
+    )
     process = start(run, *TOY, "--steps", "400", "--agent.width", "16")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2

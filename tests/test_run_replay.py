@@ -18,7 +18,8 @@ def rows(t, rng=None):
     """Time t of three streams; stream s ends an episode every 5 + s rows."""
     length = 5 + np.arange(STREAMS)
     return {
-        "image": np.full((STREAMS, 1, 4, 4), t % 251, np.uint8) + np.arange(STREAMS, dtype=np.uint8)[:, None, None, None],
+        "image": np.full((STREAMS, 1, 4, 4), t % 251, np.uint8)
+        + np.arange(STREAMS, dtype=np.uint8)[:, None, None, None],
         "act": np.full(STREAMS, t, np.int64),
         "rew": np.full(STREAMS, t, np.float32),
         "is_first": t % length == 0,
@@ -103,17 +104,17 @@ def test_going_back_undoes_rows_columns_and_rewrites(tmp_path, capacity):
     held = lambda: rng.integers(replay.start * STREAMS, replay.stop * STREAMS, 25)  # noqa: E731
     draw = lambda n: rng.normal(size=(n, 2)).astype(np.float32)  # noqa: E731
     ids = held()
-    replay.annotate(ids, latent=draw(25))
+    replay.annotate(ids, **{"la/tent": draw(25)})
     want, state = {}, {}
     for step in (1, 1, 2, 2):  # the same step may be saved again, with other values
         state[step], want[step] = replay.state_dict(), snapshot(replay)
         replay.saved(step, oldest=1, oldest_start=state[1]["stop"] - 20 if capacity else 0)
         for _ in range(3):
             ids = held()
-            replay.annotate(ids, latent=draw(25))
+            replay.annotate(ids, **{"la/tent": draw(25)})
             replay.append(rows(replay.stop))
         replay.annotate(held(), **{f"new{step}": draw(25)})
-    with open(sorted((tmp_path / "journal").iterdir())[-1] / "latent", "ab") as torn:
+    with open(sorted((tmp_path / "journal").iterdir())[-1] / "la.tent.bin", "ab") as torn:
         torn.write(b"\1\2\3")  # a record that a kill cut short
     for step in (2, 1):
         back = reopened(tmp_path, state[step], step, capacity)

@@ -39,7 +39,7 @@ def plainly(model: Model, theta: Tensor, z: Tensor, space: spaces.Space, tempera
     noise = [fresh_noise(P * R, 5, rng, z.device) for _ in range(HORIZON)]
     ret, length = torch.zeros(P * R), torch.zeros(P * R, dtype=torch.int64)
     for row in range(P * R):
-        carry = model.begin(Latent(z[row : row + 1], *model.memory.initial(1)))
+        carry = model.begin(Latent(z[row : row + 1], *model.memory.initial(1), z[row : row + 1]))
         for t in range(HORIZON):
             feat = torch.cat([carry.z, carry.h], -1)
             act = actions(linear(theta[row // R, None], feat[None], actions.size)[0])

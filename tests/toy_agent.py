@@ -20,7 +20,7 @@ from typing import Any
 from dreamlab.core.protocols import Phase
 
 SEES = "any"
-EXTENDS = ("practice",)
+EXTENDS = ("practice", "run.steps")
 
 
 @dataclass(frozen=True)

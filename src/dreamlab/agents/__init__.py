@@ -25,7 +25,8 @@ from dreamlab.core.config import fail, read_yaml
 from dreamlab.core.errors import UserError, suggest, unknown
 
 OFFERS = ("Config", "EXTENDS", "SEES", "budget", "build", "footprint")
-"""what a module must hold to be an agent"""
+"""what a module must hold to be an agent; ``EXTENDS`` names the settings whose change extends a run: of its
+Config (``controller.generations``), or of the run (``run.steps``)"""
 
 
 class Footprint(NamedTuple):

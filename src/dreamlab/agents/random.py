@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dreamlab.core.types import Metrics, Obs
 
 SEES = "any"
-EXTENDS = ("collect",)
+EXTENDS = ("collect", "run.steps")
 
 
 @dataclass(frozen=True)

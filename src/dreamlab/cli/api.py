@@ -43,8 +43,8 @@ def train(
         UserError: something unknown, missing or of the wrong type; all mistakes at once.
         RunError: the run could not go on, or was stopped; its last checkpoint is kept.
     """
-    from dreamlab.cli.train import train as start
     from dreamlab.cli.train import home
+    from dreamlab.cli.train import train as start
 
     spec = options.resolve(agent, env, preset)
     spec = dataclasses.replace(

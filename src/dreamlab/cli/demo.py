@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,37 +50,55 @@ def run(argv: Sequence[str]) -> int:
         for line in farewell(json.loads(summary.read_text()), folder):
             print(line)
         return 0
-    started = time.monotonic()
-    code, peak = _train(chosen)
-    if code:
-        return code
-    scores = _drive(chosen)
-    _dream(chosen)
-    clock = folder / "clock.json"
-    before = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
-    seconds = before + time.monotonic() - started
-    _write(summary, {**scores, "wall_seconds": round(seconds, 1), "peak_memory_mib": round(peak)})
     from dreamlab.evals.report import write_report
+    from dreamlab.run.checkpoint import write_json
 
+    with _clocked(folder / "clock.json") as clock:
+        code = _train(chosen)
+        if code:
+            return code
+        scores = _drive(chosen)
+        _dream(chosen)
+    done = {**scores, "wall_seconds": round(clock.seconds, 1), "peak_memory_mib": round(clock.peak_mib)}
+    write_json(summary, done)
     write_report(folder)
-    for line in farewell(json.loads(summary.read_text()), folder):
+    for line in farewell(done, folder):
         print(line)
     return 0
 
 
-def _train(chosen: Options) -> tuple[int, float]:
-    """Train or go on. Returns the exit code and the peak of memory in MiB."""
-    from dreamlab.cli import options
-    from dreamlab.cli.train import train
+@dataclass
+class Clock:
+    """Of all times that the demo was typed until it was done: seconds in all, and the most memory."""
+
+    seconds: float = 0.0
+    peak_mib: float = 0.0
+
+
+@contextmanager
+def _clocked(path: Path) -> Iterator[Clock]:
+    """Count time and memory of the block on top of what ``path`` knows from before an interruption."""
+    from dreamlab.run.checkpoint import write_json
     from dreamlab.run.memory import MIB, Peak
 
-    spec = options.resolve("world-models", "CarRacing-v3", chosen.preset)
-    peak = Peak().start()
+    clock = Clock(**json.loads(path.read_text())) if path.exists() else Clock()
+    started, peak = time.monotonic(), Peak().start()
     try:
-        code = train(dataclasses.replace(spec, folder=chosen.run))
+        yield clock
     finally:
-        peak.stop()
-    return code, peak.bytes / MIB
+        clock.seconds += time.monotonic() - started
+        clock.peak_mib = max(clock.peak_mib, peak.stop() / MIB)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(clock))
+
+
+def _train(chosen: Options) -> int:
+    """Train or go on. Returns the exit code."""
+    from dreamlab.cli import options
+    from dreamlab.cli.train import train
+
+    spec = options.resolve("world-models", "CarRacing-v3", chosen.preset)
+    return train(dataclasses.replace(spec, folder=chosen.run))
 
 
 def _drive(chosen: Options) -> dict[str, Any]:
@@ -120,6 +139,7 @@ def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome) -> None:
     """Store one policy's score with its protocol."""
     from dreamlab.core.config import to_dict
     from dreamlab.evals import episodes
+    from dreamlab.run.checkpoint import write_json
 
     protocol = episodes.protocol(
         to_dict(opened.spec.env),
@@ -129,11 +149,12 @@ def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome) -> None:
         checkpoint=opened.step if who == "trained" else None,
         seeded=True,
         precision=opened.spec.run.precision,
+        envs=opened.spec.run.envs,
     )
     name = opened.spec.agent if who != "random" else "random"
     folder = chosen.run / "evaluations"
     folder.mkdir(exist_ok=True)
-    _write(folder / f"drive-{who}.json", episodes.score(name, opened.spec.env.id, outcome, protocol))
+    write_json(folder / f"drive-{who}.json", episodes.score(name, opened.spec.env.id, outcome, protocol))
 
 
 def _dream(chosen: Options) -> None:
@@ -166,9 +187,3 @@ def farewell(summary: Mapping[str, Any], folder: Path) -> list[str]:
         "         dreamlab train world-models --env CarRacing-v3 --preset car-racing   (the paper's, for days)",
         "(dreamlab is in .venv/bin; type: source .venv/bin/activate)",
     ]
-
-
-def _write(path: Path, data: Any) -> None:
-    from dreamlab.run.checkpoint import write_json
-
-    write_json(path, data)

@@ -92,6 +92,7 @@ def evaluate(
             checkpoint=opened.step,
             seeded=bool(getattr(venv, "seeded", False)),
             precision=opened.spec.run.precision,
+            envs=n,
         )
     finally:
         venv.close()

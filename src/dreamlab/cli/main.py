@@ -14,6 +14,7 @@ import importlib
 import os
 import pkgutil
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -29,6 +30,7 @@ _ABOUT = re.compile(r'^ABOUT(?:: str)? = "(.+)"$', re.MULTILINE)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
+    ours = argv is None  # the process is this command's alone
     argv = list(sys.argv[1:] if argv is None else argv)
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
@@ -59,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"cannot use {error.filename}: {error.strerror}", 1)
     except Exception as error:
         return _unexpected(error)
+    finally:
+        if ours:  # all is done: one more Ctrl-C must not change how it ends
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def verbs() -> dict[str, str]:

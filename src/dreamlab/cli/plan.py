@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dreamlab import agents, envs
@@ -102,6 +103,13 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _recipe(spec: Spec, module: ModuleType) -> Sequence[Phase]:
+    """The agent's budget; parts taken from another run are not trained again."""
+    if spec.source is not None and hasattr(module, "TAKES"):
+        return module.budget(spec.config, spec.run, module.TAKES)
+    return module.budget(spec.config, spec.run)
+
+
 def plan(
     spec: Spec, phases: Sequence[Phase] | None = None, spaces: tuple[spaces.Dict, spaces.Space] | None = None
 ) -> Plan:
@@ -117,7 +125,7 @@ def plan(
     """
     module = agents.load(spec.agent)
     obs_space, act_space = spaces or envs.spaces_of(spec.env)
-    recipe = tuple(module.budget(spec.config, spec.run) if phases is None else phases)
+    recipe = tuple(phases if phases is not None else _recipe(spec, module))
     parameters = count(_parts(module, spec, obs_space, act_space))
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
     weights = sum(parameters.values()) * 4

@@ -75,7 +75,7 @@ def refuse_edited(
 
 def may_change(agent: str) -> set[str]:
     """Dotted paths of what may change when a run goes on; the preset is a label."""
-    own = {f"config.{name}" for name in agents.load(agent).EXTENDS}
+    own = {name if name.startswith("run.") else f"config.{name}" for name in agents.load(agent).EXTENDS}
     return {f"run.{name}" for name in RUN_EXTENDS} | {f"env.{name}" for name in ENV_EXTENDS} | own | {"preset"}
 
 

@@ -72,6 +72,22 @@ class Opened:
         replay = Replay.view(self.folder / "replay", state)
         return Experience(replay, self.obs_space, self.act_space, self.compute.device)
 
+    def starts(self, count: int = 64) -> Any:
+        """Latents (count, ...) of first rows of its episodes: where a dream may begin.
+
+        Raises:
+            UserError: it has no world model.
+            RunError: it holds no rows.
+        """
+        import numpy as np
+
+        from dreamlab.core.imagination import tree_map
+        from dreamlab.core.sampling import WholeEpisodes
+
+        rows = self.rows()
+        first = np.unique(WholeEpisodes(self.spec.run.seed)(rows.index, count, 1, replace=False), axis=0)
+        return tree_map(lambda x: x[:, 0], self.model.observe(rows.gather(first)))
+
 
 def stored_spec(folder: Path) -> Spec:
     """The spec of a run folder. Raises UserError with all that is wrong in it."""
@@ -114,7 +130,7 @@ def make_experience(
     from dreamlab.run.experience import Experience
     from dreamlab.run.replay import Replay
 
-    replay = Replay(folder / "replay", spec.run.envs, spec.run.capacity)
+    replay = Replay(folder / "replay", spec.run.envs, spec.run.capacity, spec.run.keep)
     make = functools.partial(environments, spec, spec.run.envs)
     return Experience(replay, obs_space, act_space, compute.device, make, spec.run.envs)
 

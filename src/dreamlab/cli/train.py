@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamlab import agents
 from dreamlab.cli import options, plan, resume
 from dreamlab.cli.options import Spec
-from dreamlab.core.config import to_dict, write_yaml
+from dreamlab.core.config import merge, to_dict, write_yaml
 from dreamlab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +28,32 @@ STOPPED = 130
 def run(argv: Sequence[str]) -> int:
     """The command. Returns its exit code."""
     spec, _ = options.parse(argv, "dreamlab train", about=__doc__ or "")
-    return train(spec)
+    return dry_run(spec) if spec.dry_run else train(spec)
+
+
+def dry_run(spec: Spec, say: Callable[[str], None] = print) -> int:
+    """Every stage with all sizes and shrunk budgets, in a folder that is deleted: does it all work?
+
+    Raises:
+        UserError: the agent does not say how it is shrunk.
+    """
+    module = agents.load(spec.agent)
+    if not hasattr(module, "DRY_RUN"):
+        raise UserError(f"{spec.agent} has no dry run; --steps 1000 shortens a run")
+    limit = min(spec.env.time_limit or 60, 60)
+    with tempfile.TemporaryDirectory(prefix="dreamlab-dry-run-") as folder:
+        spec = dataclasses.replace(
+            spec,
+            config=merge(spec.config, module.DRY_RUN, "config"),
+            env=dataclasses.replace(spec.env, time_limit=limit),
+            run=dataclasses.replace(spec.run, steps=None, envs=min(spec.run.envs, 4), eval_episodes=2),
+            folder=Path(folder),
+            dry_run=False,
+        )
+        code = train(spec, say)
+    if code == 0:
+        say(f"the dry run went through every stage; {folder} is deleted. Without --dry-run it trains")
+    return code
 
 
 def home(spec: Spec) -> Path:
@@ -61,12 +89,13 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
             say(line)
         agent = session.make_agent(spec, module, obs_space, act_space, compute)
         if spec.source is not None and not Checkpoints(folder).steps():
-            say(take_parts(agent, Path(spec.source)))
+            say(take_parts(agent, spec.source))
         experience = session.make_experience(spec, folder, obs_space, act_space, compute)
         return _run(spec, folder, agent, experience, compute, say)
 
 
 def _run(spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, say: Callable[[str], None]) -> int:
+    from dreamlab.evals.report import write_report
     from dreamlab.logs.logger import STANDARD, Logger, open_sinks
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import Stopped, Trainer
@@ -88,7 +117,9 @@ def _run(spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, sa
         log.close()
         experience.close()
     say(f"done: step {trainer.step}, {folder}")
-    say(f"next: dreamlab evaluate {folder} --episodes 100 · dreamlab dream {folder}")
+    write_report(folder)
+    dreams = f" · dreamlab dream {folder}" if hasattr(agent, "model") and experience.replay.stop else ""
+    say(f"next: dreamlab evaluate {folder} --episodes 100{dreams} · {folder / 'report.html'}")
     return 0
 
 
@@ -111,6 +142,7 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
         checkpoint=step,
         seeded=bool(getattr(envs, "seeded", False)),
         precision=spec.run.precision,
+        envs=envs.num_envs,
     )
     scores = folder / "evaluations"
     scores.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection, resource_tracker, util
 from typing import Any
 
 import cloudpickle
@@ -29,6 +29,8 @@ def start(target: Callable[..., None], payload: Any, name: str) -> tuple[Any, co
     process = context.Process(target=_become, args=(target, cloudpickle.dumps(payload), theirs), name=name, daemon=True)
     with _without_main(), _one_thread(), _without_sigterm():
         process.start()
+    # at our end multiprocessing asks daemons to terminate and waits, but workers leave that signal to us
+    util.Finalize(process, process._popen.kill, exitpriority=10)
     theirs.close()  # so that a dead worker reads as the end of its pipe
     return process, ours
 

@@ -79,9 +79,21 @@ def score(agent: str, env: str, outcome: Outcome, protocol: Mapping[str, Any]) -
 
 
 def protocol(
-    env: Mapping[str, Any], *, seed: int, episodes: int, mode: str, checkpoint: int | None, seeded: bool, precision: str
+    env: Mapping[str, Any],
+    *,
+    seed: int,
+    episodes: int,
+    mode: str,
+    checkpoint: int | None,
+    seeded: bool,
+    precision: str,
+    envs: int,
 ) -> dict[str, Any]:
-    """What must be equal for two scores to be compared: every effective choice about environment and policy."""
+    """What must be equal for two scores to be compared: every effective choice about environment and policy.
+
+    ``envs`` episodes are played side by side: a policy that draws draws for them together, so a score is made
+    again exactly only with as many.
+    """
     import gymnasium
 
     from dreamlab import __version__
@@ -94,6 +106,7 @@ def protocol(
         "policy": mode,
         "checkpoint": checkpoint,
         "precision": precision,
+        "envs": envs,
         "gymnasium": gymnasium.__version__,
         "dreamlab": __version__,
         "date": time.strftime("%Y-%m-%d"),

@@ -79,3 +79,8 @@ class Column:
 
     def spec(self) -> dict[str, object]:
         return {"shape": list(self.shape), "dtype": self.dtype.str}
+
+
+def file_name(column: str) -> str:
+    """The file of a column in the replay's folder."""
+    return f"{column.replace('/', '.')}.bin"

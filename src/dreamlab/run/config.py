@@ -52,5 +52,5 @@ class RunConfig:
             raise ValueError(f"save_minutes must be positive, got {self.save_minutes}")
 
 
-EXTENDS = ("steps", "log_every", "report_every", "eval_every", "eval_episodes", "save_minutes", "keep")
-"""what may change when a run goes on; the rest would make it another run"""
+EXTENDS = ("log_every", "report_every", "eval_every", "eval_episodes", "save_minutes")
+"""what may change when any run goes on; agents name budgets of their own, and the rest would make it another run"""

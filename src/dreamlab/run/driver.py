@@ -115,8 +115,11 @@ class Driver:
         self.resumed = dict(state) or None
         self.pending = None
 
-    def resume(self, policy: Policy) -> str | None:
-        """Bring the environments to where they were. Returns a word where that cannot be exact."""
+    def resume(self, policy: Policy, owner: str) -> str | None:
+        """Bring the environments to where they were. Returns a word where that cannot be exact.
+
+        The policy's state is taken up only by the phase that left it; another one starts from its own.
+        """
         saved = self.resumed
         if saved is None:
             return None
@@ -129,7 +132,8 @@ class Driver:
         self.pending = dict(saved["pending"])
         self.chosen = tuple(saved["chosen"]) if saved.get("chosen") else None  # type: ignore[assignment]
         self.owner = saved["owner"]
-        self.state = refill(policy.initial(self.n), iter(saved["state"]))
+        if self.owner == owner:
+            self.state = refill(policy.initial(self.n), iter(saved["state"]))
         self.episode, self.ret, self.length = saved["episode"] + 0, saved["ret"] + 0, saved["length"] + 0
         self.acts = [list(a) for a in saved["acts"]]
         want = {k: v for k, v in self.pending.items() if k in obs}

@@ -124,7 +124,7 @@ class Experience:
             self._driver = Driver(self._environments(), self.device)
             self._driver.load_state_dict(self._resumed)
             self._resumed = {}
-            word = self._driver.resume(policy)
+            word = self._driver.resume(policy, owner)
         taken = 0
         ended: list[Outcome] = []
         while taken < steps and not self.stop() and self.replay.room() != 0:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dreamlab.run.columns import file_name
+
 if TYPE_CHECKING:
     from dreamlab.run.replay import Replay
 
@@ -51,7 +53,7 @@ class Journal:
         old = np.ascontiguousarray(replay.columns[name].rows[cells])
         record = np.empty(len(rows), self._record(replay, name))
         record["row"], record["old"] = rows, old.reshape(record["old"].shape)
-        fd = os.open(self.since / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        fd = os.open(self.since / file_name(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             written = os.write(fd, record.tobytes())
             if written != record.nbytes:
@@ -69,12 +71,12 @@ class Journal:
         for folder in sorted(self.folder.glob("[0-9]*"), reverse=True):
             if folder.name < f"{step:012d}.{number:09d}":
                 continue
-            for path in folder.iterdir():
-                if path.name in replay.columns:
-                    kind = self._record(replay, path.name)
+            for name, column in replay.columns.items():
+                path = folder / file_name(name)
+                if path.exists():
+                    kind = self._record(replay, name)
                     whole = path.stat().st_size // kind.itemsize
                     records = np.fromfile(path, kind, whole)
-                    column = replay.columns[path.name]
                     column.rows[replay.cells(records["row"])] = records["old"].reshape(-1, *column.shape)
             shutil.rmtree(folder)
 

@@ -7,8 +7,9 @@
     stream 1        row  row  row             position in the ring = t % times
 
 Memory does not grow with rows: the operating system keeps of the maps what it has room for. Appending
-costs the same whatever is held. A bounded ring has ``slack`` more times than it shows, and never overwrites
-a row that a kept checkpoint can see: when ``room`` is used up, the trainer saves.
+costs the same whatever is held. A bounded ring has ``slack`` more times than it shows for
+each checkpoint that is kept, and never overwrites a row that one of them can see: when ``room`` is used up, the
+trainer saves.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from dreamlab.core.errors import RunError
 from dreamlab.core.types import Episodes
-from dreamlab.run.columns import Column
+from dreamlab.run.columns import Column, file_name
 from dreamlab.run.journal import Journal
 
 GROWTH = 1024
@@ -34,17 +35,19 @@ GROWTH = 1024
 class Replay:
     """A table of rows in a folder. ``capacity`` in rows, 0 for all; ``streams`` rows are written at once."""
 
-    def __init__(self, folder: Path, streams: int, capacity: int = 0) -> None:
+    def __init__(self, folder: Path, streams: int, capacity: int = 0, keep: int = 2) -> None:
         if capacity and capacity < streams:
             raise RunError(f"a replay of {capacity} rows cannot hold one row of each of {streams} environments")
         self.folder, self.streams = Path(folder), streams
         self.shown = -(-capacity // streams)  # times shown; 0: all
-        self.times = self.shown + max(64, self.shown // 8) if self.shown else GROWTH
+        self.slack = max(64, self.shown // 8)  # times between two checkpoints, at most
+        self.times = self.shown + keep * self.slack if self.shown else GROWTH
         self.start = self.stop = 0
         self.saves = 0  # checkpoints that have been made of it
         self.columns: dict[str, Column] = {}
         self.journal = Journal(self.folder / "journal")
         self._floor: int | None = None  # the oldest time that a kept checkpoint can see
+        self._saved = 0  # the time at the newest checkpoint
         self._starts: list[deque[int]] = [deque() for _ in range(streams)]
         self._episodes: Episodes | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,7 @@ class Replay:
         """How many times may be appended before a checkpoint is due; None where that never happens."""
         if not self.shown or self._floor is None:
             return None
-        return self._floor + self.times - self.stop
+        return min(self._floor + self.times, self._saved + self.slack) - self.stop
 
     def append(self, values: Mapping[str, np.ndarray]) -> None:
         """One time of all streams: arrays (streams, ...). Columns appear with their first values.
@@ -184,7 +187,7 @@ class Replay:
         self.saves += 1
         self.journal.begin(step, self.saves, frozenset(self.columns), self.stop)
         self.journal.forget_before(oldest)
-        self._floor = oldest_start
+        self._floor, self._saved = oldest_start, self.stop
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
         """Go back to the rows as checkpoint ``step`` saw them: later rows, columns and rewrites are undone.
@@ -263,8 +266,3 @@ class Replay:
             if len(times) and not (len(found) and found[0] == self.start):
                 self._starts[stream].append(int(self.start) - 1 if self.start else 0)  # begun before what is held
             self._starts[stream].extend(int(t) for t in found)
-
-
-def file_name(column: str) -> str:
-    """The file of a column in the replay's folder."""
-    return f"{column.replace('/', '.')}.bin"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gymnasium import spaces
 
-from dreamlab.agents.world_models.config import EXTENDS, SEES, Config, budget
+from dreamlab.agents.world_models.config import DRY_RUN, EXTENDS, SEES, TAKES, Config, budget
 from dreamlab.agents.world_models.footprint import footprint
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dreamlab.nn.compute import Compute
     from dreamlab.run.config import RunConfig
 
-__all__ = ["EXTENDS", "SEES", "Config", "budget", "build", "footprint"]
+__all__ = ["DRY_RUN", "EXTENDS", "SEES", "TAKES", "Config", "budget", "build", "footprint"]
 
 
 def build(

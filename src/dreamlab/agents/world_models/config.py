@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 SEES = "image"
 EXTENDS = ("controller.generations",)
+TAKES = ("vision", "memory")
+"""the parts that ``--from RUN`` takes"""
+DRY_RUN = {
+    "collect_steps": 400,
+    "vision": {"updates": 5},
+    "memory": {"updates": 3},
+    "controller": {
+        "population": 4, "episodes": 1, "generations": 2, "horizon": 50, "evaluate_every": 2, "evaluate_episodes": 2,
+    },
+}  # fmt: skip
+"""what ``--dry-run`` shrinks: budgets, and no size of a network or a batch"""
 
 ENCODE_ROWS = 1000
 """rows that one round of the encode phase is planned for"""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamlab.agents.world_models.memory import Memory, Noise, fresh_noise, sample
+from dreamlab.agents.world_models.memory import Memory, Noise, fresh_noise, mixture_mean, sample
 from dreamlab.agents.world_models.vision import Vision, pixels
 from dreamlab.core.types import Batch
 
@@ -20,6 +20,8 @@ class Latent(NamedTuple):
     z: Tensor
     h: Tensor
     c: Tensor
+    mean: Tensor
+    """E[z]: V's mean of what was seen, or M's forecast of what is imagined"""
 
 
 Carry = Latent
@@ -41,7 +43,7 @@ class Model(nn.Module):
             z = batch.extras["mu"].float()  # (B, T, D)
         else:
             z = self.vision.encode(pixels(batch.obs["image"]))[0].unflatten(0, shape)  # (B, T, D)
-        return Latent(z, *self.memory.states(z, batch.act, batch.is_first))
+        return Latent(z, *self.memory.states(z, batch.act, batch.is_first), z)
 
     def begin(self, latent: Latent) -> Carry:
         """The carry from latents (N,): the latents themselves."""
@@ -54,7 +56,8 @@ class Model(nn.Module):
         """One imagined step: M takes in (z, act), and the next z is drawn from its mixture."""
         h, c = self.memory.cell(carry.z, act, carry.h, carry.c)
         noise = noise or fresh_noise(len(h), self.memory.latent, None, h.device)
-        latent = Latent(sample(self.memory.mixture(h), temperature, noise), h, c)
+        mixture = self.memory.mixture(h)
+        latent = Latent(sample(mixture, temperature, noise), h, c, mixture_mean(mixture))
         return latent, latent
 
     @torch.no_grad()
@@ -73,5 +76,5 @@ class Model(nn.Module):
         return said
 
     def compare(self, latent: Latent) -> Float[Tensor, "*batch D"]:
-        """The coordinates in which an imagined and an observed latent are compared: z."""
-        return latent.z
+        """E[z]: M's forecast of a frame is compared with V's mean of that frame, not with one draw of either."""
+        return latent.mean
