@@ -95,7 +95,7 @@ def test_nothing_whole_is_an_error(tmp_path):
         Checkpoints(tmp_path).load()
     store = Checkpoints(tmp_path)
     store.save(1, parts())
-    with pytest.raises(UserError, match="no checkpoint 5 .* available: 1"):
+    with pytest.raises(UserError, match=r"no checkpoint 5 .* available: 1"):
         store.load(5)
     (tmp_path / "checkpoints/1/state.json").write_text("")
     with pytest.raises(Damaged, match="every checkpoint"):

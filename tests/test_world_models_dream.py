@@ -101,6 +101,16 @@ def test_a_second_dream_in_the_same_buffers_is_the_first_again():
     assert torch.equal(first.ret, again.ret)
 
 
+def test_alike_dreams_differ_by_the_controller_alone():
+    model, theta, z = world(CAR, reward=True)
+    theta, z = theta[:1].expand(P, -1), z[:R].repeat(P, 1)
+    for alike in (True, False):
+        dream = PopulationDream(model.memory, actions_for(CAR), theta, R, alike=alike)
+        ret = dream.run(z, HORIZON, 1.0, torch.Generator().manual_seed(1)).ret.view(P, R)
+        assert torch.allclose(ret[0], ret[1]) == alike
+        assert not torch.allclose(ret[:, 0], ret[:, 1])
+
+
 def test_torchs_global_generator_is_left_alone():
     model, theta, z = world(CAR, reward=True)
     before = torch.get_rng_state()

@@ -31,10 +31,12 @@ CONFIG = Config(
     memory=MemoryConfig(
         hidden=64, windows="windows", sequence=7, batch=64, lr=3e-3, updates=3000, reward=True, continuation=True
     ),
-    controller=ControllerConfig(population=32, episodes=32, horizon=7, dream_rows=1024, evaluate_every=0),
+    controller=ControllerConfig(
+        population=32, episodes=32, horizon=7, dream_rows=1024, shared_seeds=True, evaluate_every=0
+    ),
 )
 PLACES = {
-    "env": {"controller": {"train_in": "env", "generations": 600}},
+    "env": {"controller": {"train_in": "env", "generations": 200}},
     "dream": {"controller": {"train_in": "dream", "generations": 1500, "temperature": 0.5}},
 }
 
@@ -71,4 +73,4 @@ def test_the_recipe_reaches_the_optimum(place, tmp_path, monkeypatch):
     waves = [[derive(7, "score", wave, i) for i in range(run.envs)] for wave in range(4)]
     score = np.mean([table.rollout(policy, seeds).ret.mean() for seeds in waves])
     table.close()
-    assert score > 0.85  # the optimum is 1, random play has about -0.7
+    assert score > 0.9  # the optimum is 1, random play has about -0.7

@@ -223,9 +223,15 @@ class WorldModelsAgent:
         first = first_rows(experience, STARTS)
         mu, logvar = _codes(experience.gather(first[seeds % len(first), None], obs=()))  # (N, 1, D)
         rng = torch_rng(self.compute.device, seed)
-        weights = torch.as_tensor(theta, dtype=torch.float32)
-        dream = PopulationDream(self.model.memory, self.actions, weights, len(seeds) // len(theta), self.compute.bf16)
-        ret, length = dream.run(draw(mu[:, 0], logvar[:, 0], rng), config.horizon, config.temperature, rng)
+        weights, episodes = torch.as_tensor(theta, dtype=torch.float32), len(seeds) // len(theta)
+        dream = PopulationDream(
+            self.model.memory, self.actions, weights, episodes, self.compute.bf16, alike=config.shared_seeds
+        )
+        noise = torch.empty(len(theta), episodes, mu.shape[-1], device=mu.device).normal_(generator=rng)
+        if config.shared_seeds:
+            noise[1:] = noise[0]
+        z = mu[:, 0] + (0.5 * logvar[:, 0]).exp() * noise.flatten(0, 1)
+        ret, length = dream.run(z, config.horizon, config.temperature, rng)
         return Outcome(ret.double().cpu().numpy(), length.cpu().numpy())
 
     # ---- reports

@@ -5,7 +5,8 @@ return over R episodes, in the real environment or in the dream. One unit of lea
 generation's P * R episodes as run side by side. CMA-ES hears of a generation when all its waves are in.
 
 Ours, not the paper's: candidates are not rounded; no weight decay (the authors' has the wrong sign and does next
-to nothing); dreams of candidates i and i + P/2 share their first image but not their chance.
+to nothing); dreams of candidates i and i + P/2 share their first image but not their chance; with
+``shared_seeds`` all candidates share everything, which cuts the noise of comparing them a good deal.
 """
 
 from __future__ import annotations
@@ -142,9 +143,10 @@ class Search:
         """Play one wave; when it completes a generation or an evaluation, use it."""
         done, wave = len(self.returns), side_by_side(self.config, experience.slots)
         pairs = np.arange(done, min(done + wave, self._total()))
-        kind = "evaluate" if self.evaluating else "wave"
+        # the wave's own chance; with shared seeds every wave of a generation has the same
+        chance = ("evaluate", done) if self.evaluating else ("wave", 0 if self.config.shared_seeds else done)
         seeds = self._seeds(pairs)
-        outcome = self.play(experience, self._weights(pairs), seeds, self._derive(kind, done))
+        outcome = self.play(experience, self._weights(pairs), seeds, self._derive(*chance))
         if not np.isfinite(outcome.ret).all():
             raise NonFinite(f"a return of generation {self.evolution.generation + 1} is not finite: {outcome.ret}")
         self.returns = np.concatenate([self.returns, outcome.ret])

@@ -39,10 +39,13 @@ class PopulationDream:
     """Static buffers and packed weights for N = P * R rows that dream side by side.
 
     theta (P, (D + H + 1) * A) holds the candidates' weights as ``controller.unpack`` reads them; their rows are
-    neighbours. bf16: the matrix products in bfloat16, everything that adds up in fp32.
+    neighbours. bf16: the matrix products in bfloat16, everything that adds up in fp32. alike: dream r of every
+    candidate meets the same chance (common random numbers).
     """
 
-    def __init__(self, memory: Memory, actions: Actions, theta: Tensor, episodes: int, bf16: bool = False) -> None:
+    def __init__(
+        self, memory: Memory, actions: Actions, theta: Tensor, episodes: int, bf16: bool = False, alike: bool = False
+    ) -> None:
         self.actions, self.memory = actions, memory
         device, dtype = memory.bias.device, torch.bfloat16 if bf16 else torch.float32
         n, d, a, h = len(theta) * episodes, memory.latent, actions.size, memory.hidden
@@ -63,6 +66,8 @@ class PopulationDream:
         self.logit, self.mean, self.log_std = self.out[:, : 3 * k * d].unflatten(1, (3, k, d)).unbind(1)  # (N, K, D)
         self.weight = torch.empty(n, k, d, device=device)
         self.uniform, self.normal, self.top = (torch.empty(n, d, device=device) for _ in range(3))
+        self.chance = self.uniform.unflatten(0, (-1, episodes)), self.normal.unflatten(0, (-1, episodes))  # (P, R, D)
+        self.alike = alike
         self.pick = torch.empty(n, 1, d, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -103,8 +108,12 @@ class PopulationDream:
 
     def _sample(self, temperature: float, rng: torch.Generator) -> None:
         """``memory.sample`` in place: the first Gaussian whose running sum of weights reaches the uniform draw."""
-        self.uniform.uniform_(generator=rng)
-        self.normal.normal_(generator=rng)
+        uniform, normal = (chance[0] if self.alike else chance for chance in self.chance)
+        uniform.uniform_(generator=rng)
+        normal.normal_(generator=rng)
+        if self.alike:
+            for chance in self.chance:
+                chance[1:] = chance[0]
         self.weight.copy_(self.logit)
         torch.amax(self.weight, 1, out=self.top)
         self.weight.sub_(self.top[:, None]).div_(temperature).exp_()

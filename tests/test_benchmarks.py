@@ -1,0 +1,104 @@
+"""The benchmarks run, count what they say they count, and write what they document."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("measure")
+
+
+def documented() -> set[str]:
+    """The keys in the README's last table."""
+    table = (BENCHMARKS / "README.md").read_text(encoding="utf-8").split("| key |")[1]
+    return {key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def test_quick_writes_what_is_documented():
+    command = [sys.executable, str(BENCHMARKS / "world_models.py"), "--quick", "--json", "-", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["quick"] is True
+    assert found["machine"]["threads"] == 1
+    networks = {"gemm", "gemm_dream", "vision", "vision_small", "memory", "memory_small", "dream", "rollout"}
+    names = {(case["name"], case["precision"]) for case in found["cases"]}
+    assert names == {(name, p) for name in networks for p in ("fp32", "bf16")} | {("environment", None)}
+    for case in found["cases"]:
+        assert set(case) == documented()
+        assert 0 < case["ms"]["min"] <= case["ms"]["median"] <= case["ms"]["max"]
+        assert (case["of_gemm"] is None) == (case["gflop"] is None) == (case["name"] in ("rollout", "environment"))
+    floors = {(c["name"], c["precision"]): c["floor"] for c in found["cases"] if c["floor"]}
+    assert floors["dream", "fp32"]["at_least"] == 0.6
+    assert floors["dream", "bf16"]["at_least"] == 0.4
+    assert floors["vision_small", "fp32"]["reached"] is None, "no peer was measured"
+
+
+def test_a_checkout_that_is_none_is_refused(tmp_path):
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "world_models.py"),
+        "--quick",
+        "--precision",
+        "fp32",
+        "--peer",
+        tmp_path,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "trainvae.py is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_arithmetic_is_what_the_layers_do(measure):
+    """The peak sizes of the paper, by hand: 2 * weights * places, three times, without the first input's gradient."""
+    bench = importlib.import_module("world_models")
+    agent = bench.build(bench.Config(), bench.CAR, bench.prepare("cpu", threads=1))
+    first = 3 * 32 * 16 * 31**2
+    encoder = first + 32 * 64 * 16 * 14**2 + 64 * 128 * 16 * 6**2 + 128 * 256 * 16 * 2**2 + 2 * 1024 * 32
+    decoder = 32 * 1024 + 1024 * 128 * 25 + 128 * 64 * 25 * 5**2 + 64 * 32 * 36 * 13**2 + 32 * 3 * 36 * 30**2
+    assert bench.vision_gflop(agent.model.vision, 7) == pytest.approx(14e-9 * (3 * (encoder + decoder) - first))
+    memory = agent.model.memory
+    weights = 4 * 256 * (35 + 256) + 256 * 480
+    assert bench.memory_gflop(memory, memory.input_weight, 5) == pytest.approx(1e-8 * (3 * weights - 4 * 256 * 35))
+
+
+def test_ratios_are_taken_round_by_round(measure):
+    """A machine that slows down for a round slows both sides: the ratio does not move."""
+    case = measure.Case(
+        "a", "fp32", "", "calls", "calls", lambda: measure.Done(), 1.0, measure.Floor("gemm", "fp32", 0.6)
+    )
+    gemm = measure.Case("gemm", "fp32", "", "calls", "calls", lambda: measure.Done(), 2.0)
+    seconds = [1.0, 3.0, 1.0]
+    samples = {
+        ("a", "fp32"): [measure.Sample(s, 1) for s in seconds],
+        ("gemm", "fp32"): [measure.Sample(s, 1) for s in seconds],
+    }
+    a, b = measure.results([case, gemm], samples)
+    assert a["of_gemm"] == a["floor"]["reached"] == pytest.approx(0.5)  # as long, for half of the arithmetic
+    assert a["floor"]["kept"] is False
+    assert b["of_gemm"] == 1.0
+    assert any("MISSED" in line for line in measure.table([a, b]))
+
+
+def test_cases_take_turns(measure):
+    seen = []
+    cases = [
+        measure.Case(name, "", "", "calls", "calls", lambda name=name: seen.append(name) or measure.Done())
+        for name in "ab"
+    ]
+    measure.take_turns(cases, 3, 0.0, torch.device("cpu"), lambda line: None)
+    assert seen == [*"aabb", *"ababab"]
