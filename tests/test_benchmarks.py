@@ -64,7 +64,7 @@ def test_a_checkout_that_is_none_is_refused(tmp_path):
 
 
 def test_arithmetic_is_what_the_layers_do(measure):
-    """The peak sizes of the paper, by hand: 2 * weights * places, three times, without the first input's gradient."""
+    """The sizes of the paper, by hand: 2 * weights * places, three times, without the first input's gradient."""
     bench = importlib.import_module("world_models")
     agent = bench.build(bench.Config(), bench.CAR, bench.prepare("cpu", threads=1))
     first = 3 * 32 * 16 * 31**2

@@ -184,7 +184,8 @@ def test_acting_is_the_same_again_and_follows_the_controller(env):
     def act(policy):
         return policy(obs, first, policy.initial(50))[0]
 
-    assert torch.equal(act(agent.untrained_policy()), act(agent.untrained_policy()))
+    agent.controller.theta.normal_()
+    assert torch.equal(act(agent.policy(explore=False)), act(agent.policy(explore=False)))
     agent.controller.theta[-1] = 100.0  # the last action's bias
     assert act(agent.policy(explore=False)).unique().tolist() == [2]
 

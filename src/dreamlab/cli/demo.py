@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from dreamlab.cli.flags import ask
 
 if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
     from dreamlab.cli.session import Opened
     from dreamlab.core.types import Outcome
 
@@ -129,13 +131,13 @@ def _drive(chosen: Options) -> dict[str, Any]:
             }
             text = f"World Models, {WHO[who]} · CarRacing-v3 · return {outcome.ret[0]:.0f}"
             episodes.film(chosen.run / "videos" / f"drive-{who}.mp4", frames, text)
-            _score(opened, chosen, who, outcome)
+            _score(opened, chosen, who, outcome, envs)
     finally:
         envs.close()
     return scores
 
 
-def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome) -> None:
+def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome, envs: VectorEnv) -> None:
     """Store one policy's score with its protocol."""
     from dreamlab.core.config import to_dict
     from dreamlab.evals import episodes
@@ -147,9 +149,9 @@ def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome) -> None:
         episodes=chosen.episodes,
         mode=WHO[who],
         checkpoint=opened.step if who == "trained" else None,
-        seeded=True,
+        seeded=bool(getattr(envs, "seeded", False)),
         precision=opened.spec.run.precision,
-        envs=opened.spec.run.envs,
+        envs=envs.num_envs,
     )
     name = opened.spec.agent if who != "random" else "random"
     folder = chosen.run / "evaluations"

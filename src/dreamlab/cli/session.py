@@ -86,7 +86,8 @@ class Opened:
 
         rows = self.rows()
         first = np.unique(WholeEpisodes(self.spec.run.seed)(rows.index, count, 1, replace=False), axis=0)
-        return tree_map(lambda x: x[:, 0], self.model.observe(rows.gather(first)))
+        batch = rows.gather(first)  # an episode that the ring has cut has lost its first row
+        return tree_map(lambda x: x[batch.is_first[:, 0], 0], self.model.observe(batch))
 
 
 def stored_spec(folder: Path) -> Spec:

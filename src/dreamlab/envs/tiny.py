@@ -27,6 +27,9 @@ class Catch(gymnasium.Env):
     Both start in random columns. On the last row the reward is +1 if the ball is caught, else -1, and the episode
     ends: 7 steps. The paddle moves before the ball falls, so every column can be reached: the best return is
     exactly 1.0. The ball's column is uniform whatever the paddle did, so random play has a mean of exactly -0.75.
+
+    Both glow over several pixels: a few bright pixels on black are worth less squared error than an autoencoder
+    pays to remember where they are, and it would see nothing.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -56,10 +59,12 @@ class Catch(gymnasium.Env):
         return np.kron(self._draw(), np.ones((16, 16, 1), np.uint8))
 
     def _draw(self) -> np.ndarray:
-        grid = np.zeros((self.cells, self.cells, 3), np.uint8)
-        grid[self.row, self.ball, 0] = 255
-        grid[-1, self.paddle, 1] = 255
-        return grid.repeat(2, 0).repeat(2, 1)  # (16, 16, 3)
+        frame = np.zeros((16, 16, 3))
+        for colour, row, column in ((0, self.row, self.ball), (1, self.cells - 1, self.paddle)):
+            across = np.square(np.arange(16) - 2 * column - 0.5)
+            down = np.square(np.arange(16) - 2 * row - 0.5)[:, None]
+            frame[..., colour] = np.exp(-(across + down) / 12.5)
+        return (255 * frame).round().astype(np.uint8)
 
 
 class Count(gymnasium.Env):

@@ -45,7 +45,8 @@ def evaluate(
 ) -> tuple[Outcome, Frames]:
     """Play one episode for each seed, ``envs.num_envs`` at a time. With ``film``, the first one's frames.
 
-    The policy's own sampling is seeded by the wave's first seed, so a score can be made again exactly.
+    Torch's global generator is seeded by each wave's first seed; a policy with a generator of its own must be fresh.
+    Either way the same policy, seeds and number of environments give the same score again.
 
     Raises:
         Interrupted: ``stop()`` came true.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 RESERVE_BYTES = 32 << 20
-"""blocks are reserved this far ahead"""
+"""blocks are reserved this far ahead, at most"""
 
 
 class Column:
@@ -59,7 +59,7 @@ class Column:
         if end <= self._reserved:
             return
         size = self.times * self.time_bytes
-        ahead = min(size, end + min(RESERVE_BYTES, self._reserved))  # small stores stay small
+        ahead = min(size, end + min(RESERVE_BYTES, max(1 << 16, self._reserved // 16)))  # small stores stay small
         start = min(self._reserved, position * self.time_bytes)
         fd = os.open(self.path, os.O_RDWR)
         try:

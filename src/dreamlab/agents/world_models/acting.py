@@ -62,7 +62,7 @@ class Acting:
         theta = self.theta.to(feat)
         if theta.dim() == 1:
             return linear(theta[None], feat[None], self.actions.size)[0]
-        if len(theta) < len(feat):  # rows beside the candidates' do not count
+        if len(theta) < len(feat):  # one controller for all rows: the mean
             theta = torch.cat([theta, theta[:1].expand(len(feat) - len(theta), -1)])
         return linear(theta, feat[:, None], self.actions.size)[:, 0]
 

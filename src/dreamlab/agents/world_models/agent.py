@@ -70,7 +70,7 @@ class WorldModelsAgent:
         if "image" not in obs_space.spaces:
             raise UserError(
                 f"world-models sees images, but the environment gives {', '.join(obs_space.spaces)}; "
-                "type: --env.obs image"
+                "type: --env.obs pixels"
             )
         self.config, self.compute, self.seed, self.run = config, compute, seed, run
         self.actions = actions_for(act_space)
@@ -128,13 +128,6 @@ class WorldModelsAgent:
             return COLLECTORS[self.config.collect](self.config.vision.latent, self.actions, self.generators["collect"])
         return self._acting(self.controller.theta, derive(self.seed, "act"))
 
-    def untrained_policy(self) -> Policy:
-        """V and M as they are, and a controller that CMA-ES might have drawn first."""
-        theta = torch.empty_like(self.controller.theta).normal_(
-            std=self.config.controller.sigma0, generator=torch_rng(self.controller.theta.device, self.seed, "untrained")
-        )
-        return self._acting(theta, derive(self.seed, "act"))
-
     def _acting(self, theta: Tensor, seed: int) -> Acting:
         rng = torch_rng(self.compute.device, seed)
         return Acting(self.model, theta.to(self.compute.device), self.actions, self.compute, rng)
@@ -187,8 +180,9 @@ class WorldModelsAgent:
         batch = experience.gather(rows, obs=())
         mu, logvar = _codes(batch)
         steps = sequences(batch, draw(mu, logvar, self.generators["memory"]))
-        losses, _ = self._memory_losses(steps)
-        loss = sum(losses.values(), torch.zeros((), device=self.compute.device))
+        losses, h = self._memory_losses(steps)
+        weights = {"nll": 1.0, "rew": config.reward_weight, "con": 1.0}
+        loss = sum((weights[name] * value for name, value in losses.items()), torch.zeros((), device=h.device))
         self._update("memory", loss, config.clip)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
 
@@ -200,7 +194,8 @@ class WorldModelsAgent:
             mixture, extras = memory.mixture(h), memory.extras(h)
         nll = self._nll(mixture, steps.after)  # (B, T, D)
         losses = memory_losses(nll, extras, steps.rew, steps.is_terminal, self.config.memory.terminal_weight)
-        return {name: loss[steps.valid].mean() for name, loss in losses.items()}, h.float()
+        count = steps.valid.sum().clamp(min=1)  # a batch of episodes just begun has no step at all
+        return {name: (loss * steps.valid).sum() / count for name, loss in losses.items()}, h.float()
 
     def _update(self, part: str, loss: Tensor, clip: float | None = None) -> None:
         optimizer = self.optimizers[part]
@@ -227,10 +222,10 @@ class WorldModelsAgent:
         dream = PopulationDream(
             self.model.memory, self.actions, weights, episodes, self.compute.bf16, alike=config.shared_seeds
         )
-        noise = torch.empty(len(theta), episodes, mu.shape[-1], device=mu.device).normal_(generator=rng)
-        if config.shared_seeds:
-            noise[1:] = noise[0]
-        z = mu[:, 0] + (0.5 * logvar[:, 0]).exp() * noise.flatten(0, 1)
+        own = 1 if config.shared_seeds else len(theta)  # drawn once for all, however many there are in this wave
+        noise = torch.empty(own, episodes, mu.shape[-1], device=mu.device).normal_(generator=rng)
+        noise = noise.expand(len(theta), -1, -1).flatten(0, 1)  # (N, D)
+        z = mu[:, 0] + (0.5 * logvar[:, 0]).exp() * noise
         ret, length = dream.run(z, config.horizon, config.temperature, rng)
         return Outcome(ret.double().cpu().numpy(), length.cpu().numpy())
 

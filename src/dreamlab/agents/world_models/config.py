@@ -81,6 +81,8 @@ class MemoryConfig:
     """smallest standard deviation of a Gaussian; below it the density of a constant dimension would explode"""
     reward: bool = False
     """predict rewards too; needed to dream of anything but survival"""
+    reward_weight: float = 1.0
+    """weight of the reward's squared error beside the z loss of weight 1 (ours: the paper has no reward head)"""
     continuation: bool = False
     """predict whether the episode goes on, as in the paper's Doom"""
     terminal_weight: float = 10.0
@@ -90,7 +92,7 @@ class MemoryConfig:
         for name in ("hidden", "mixtures", "sequence", "batch"):
             _at_least(name, getattr(self, name), 1)
         _at_least("updates", self.updates, 0)
-        for name in ("lr", "clip", "sigma_floor", "terminal_weight"):
+        for name in ("lr", "clip", "sigma_floor", "reward_weight", "terminal_weight"):
             _positive(name, getattr(self, name))
 
 

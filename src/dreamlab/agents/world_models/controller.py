@@ -6,7 +6,8 @@ generation's P * R episodes as run side by side. CMA-ES hears of a generation wh
 
 Ours, not the paper's: candidates are not rounded; no weight decay (the authors' has the wrong sign and does next
 to nothing); dreams of candidates i and i + P/2 share their first image but not their chance; with
-``shared_seeds`` all candidates share everything, which cuts the noise of comparing them a good deal.
+``shared_seeds`` all candidates meet the same episodes, in the dream with the same chance too, which cuts the noise
+of comparing them a good deal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlab.agents.world_models.config import ControllerConfig, side_by_side
-from dreamlab.core.errors import NonFinite
+from dreamlab.core.errors import NonFinite, RunError
 from dreamlab.core.protocols import Experience
 from dreamlab.core.seeds import derive, numpy_rng
 from dreamlab.core.types import Outcome
@@ -59,12 +60,15 @@ def linear(theta: Float[Tensor, "P n"], feat: Float[Tensor, "P R F"], act: int) 
 class Evolution:
     """CMA-ES that maximises, with a random generator of its own, saved as its seed and what it was told.
 
-    Loading replays ask and tell, which ends in the same state bit by bit (same machine, same library).
+    Going on replays ask and tell, which ends in the same state bit by bit (same machine, same library). The mean is
+    saved beside them, so that acting needs no replay, and that a library that replays to another one is noticed.
     """
 
     def __init__(self, size: int, population: int, sigma0: float, seed: int) -> None:
         self.size, self.population, self.sigma0, self.seed = size, population, sigma0, seed
         self.history: list[np.ndarray] = []
+        self.asked: np.ndarray | None = None
+        self._saved: tuple[np.ndarray, float] | None = None  # mean and sigma, until ask and tell are replayed
         self._begin()
 
     def _begin(self) -> None:
@@ -76,7 +80,21 @@ class Evolution:
             "verbose": -9,
         }
         self.cma = cma.CMAEvolutionStrategy(np.zeros(self.size), self.sigma0, options)
-        self.asked: np.ndarray | None = None
+
+    def _replay(self) -> None:
+        """Come to the saved state, if not done yet, by asking and telling all over again."""
+        if self._saved is None:
+            return
+        mean, _ = self._saved
+        self._begin()
+        for fitness in self.history:
+            self.cma.tell(self.cma.ask(), (-fitness).tolist())
+        if not np.allclose(self.cma.mean, mean, rtol=0, atol=1e-6):
+            raise RunError(
+                "CMA-ES replayed to another mean than was saved: its library or linear algebra is not the one that "
+                "this run was trained with. The run can be evaluated, but not gone on with here"
+            )
+        self._saved = None
 
     @property
     def generation(self) -> int:
@@ -86,15 +104,16 @@ class Evolution:
     @property
     def mean(self) -> np.ndarray:
         """The distribution's mean (n,)."""
-        return np.asarray(self.cma.mean)
+        return np.asarray(self.cma.mean if self._saved is None else self._saved[0])
 
     @property
     def sigma(self) -> float:
         """The step size."""
-        return float(self.cma.sigma)
+        return float(self.cma.sigma if self._saved is None else self._saved[1])
 
     def ask(self) -> np.ndarray:
         """The generation's candidates (P, n): the same ones until they are told."""
+        self._replay()
         if self.asked is None:
             self.asked = np.stack(self.cma.ask())
         return self.asked
@@ -107,13 +126,13 @@ class Evolution:
         self.asked = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seed": self.seed, "history": np.array(self.history).reshape(-1, self.population)}
+        history = np.array(self.history).reshape(-1, self.population)
+        return {"seed": self.seed, "history": history, "mean": self.mean.copy(), "sigma": self.sigma}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.seed, self.history = int(state["seed"]), []
-        self._begin()
-        for fitness in np.asarray(state["history"], np.float64):
-            self.tell(fitness)
+        self.seed, self.asked = int(state["seed"]), None
+        self.history = list(np.asarray(state["history"], np.float64))
+        self._saved = np.asarray(state["mean"], np.float64), float(state["sigma"])
 
 
 Play = Callable[[Experience, np.ndarray, np.ndarray, int], Outcome]
