@@ -102,3 +102,12 @@ def test_cases_take_turns(measure):
     ]
     measure.take_turns(cases, 3, 0.0, torch.device("cpu"), lambda line: None)
     assert seen == [*"aabb", *"ababab"]
+
+
+def test_a_function_is_taken_from_a_script_without_running_it(measure, tmp_path):
+    peer = importlib.import_module("peer_world_models")
+    script = tmp_path / "train.py"
+    script.write_text("raise SystemExit\ndef loss(x):\n    return x * SCALE\nloss(1)\n")
+    assert peer.compiled(script, "loss", {"SCALE": 3})(2) == 6
+    with pytest.raises(peer.UserError, match="no function gain"):
+        peer.compiled(script, "gain", {})

@@ -119,6 +119,35 @@ def test_the_toy_agent_survives_kills(tmp_path):
     assert survives(tmp_path, TOY, 3, 0) >= 1
 
 
+WORLD_MODELS = (
+    *("world-models", "--env", "tiny/Catch", "--preset", "smoke", "--threads", "1", "--log-every", "10"),
+    *("--agent.vision.updates", "60", "--agent.memory.updates", "60", "--agent.controller.generations", "6"),
+)
+PLACES = {"env": (), "dream": ("--agent.controller.train-in", "dream")}
+
+
+@pytest.mark.parametrize("place", list(PLACES))
+def test_world_models_survives_kills(tmp_path, place):
+    assert survives(tmp_path, (*WORLD_MODELS, *PLACES[place]), 2, 0) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", list(PLACES))
+def test_world_models_survives_many_kills(tmp_path, place):
+    longer = ("--agent.collect-steps", "900", "--agent.memory.batch", "32", "--agent.vision.batch", "64")
+    assert survives(tmp_path, (*WORLD_MODELS, *PLACES[place], *longer), 25, 2) >= 8
+
+
+@pytest.mark.slow
+def test_a_bounded_replay_saves_when_it_must_and_finishes(tmp_path):
+    args = (*TOY, "--capacity", "120", "--agent.practice", "1500")
+    process = subprocess.Popen(
+        [*command(tmp_path / "run", *args)[:-1], "1000"], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+
+
 @pytest.mark.slow
 def test_the_toy_agent_survives_many_kills_with_a_bounded_replay(tmp_path):
     args = (*TOY, "--capacity", "120", "--agent.practice", "1500")

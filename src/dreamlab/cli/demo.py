@@ -1,7 +1,8 @@
-"""``dreamlab demo``: the whole story in minutes. World Models learns to drive CarRacing, and is watched.
+"""``dreamlab demo``: the whole story in minutes. World Models learns to drive CarRacing in its own dream, and is watched.
 
-Trains with the preset ``demo`` into ``runs/demo``, drives the trained controller, an untrained one and a
-random policy on the same tracks, films the drive and the dream, and writes ``report.html``.
+Trains with the preset ``demo`` into ``runs/demo``: the real game is played at random only, and the controller learns
+inside the dream of it. Then the trained controller, an untrained one and a random policy drive the
+same real tracks, the drives and the dream are filmed, and ``report.html`` is written.
 Typed again it goes on where it was stopped, or says that it is done.
 """
 
@@ -34,7 +35,7 @@ class Options:
 
     run: Path = Path("runs/demo")
     """the folder it is written to"""
-    episodes: int = 32
+    episodes: int = 24
     """tracks that each of the three policies drives"""
     horizon: int = 50
     """imagined steps of the dream film"""

@@ -141,7 +141,7 @@ def plan(
         + footprint.memory_bytes
         + weights * WEIGHT_COPIES,
         disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes)
-        + (spec.run.keep + 1) * weights * SAVED_COPIES
+        + spec.run.keep * weights * SAVED_COPIES
         + EXTRA_DISK_BYTES,
     )
 
@@ -172,7 +172,8 @@ def refuse_if_too_big(found: Plan, folder: Path) -> None:
             f"needs about {size(found.memory_bytes)} of memory, but {size(memory)} are free: "
             "fewer --envs, or smaller batches and networks (--agent options), would fit"
         )
-    if found.disk_bytes > MARGIN * disk:
+    one_more = sum(found.parameters.values()) * 4 * SAVED_COPIES  # a checkpoint is written before an older one goes
+    if found.disk_bytes + one_more > MARGIN * disk:
         fits = int(found.env_steps * MARGIN * disk / found.disk_bytes)
         wrong.append(
             f"needs about {size(found.disk_bytes)} of disk, but {size(disk)} are free at {folder}: "
@@ -196,13 +197,13 @@ def replay_bytes(
         return 0
     rows = steps * (1 + RESET_ROWS)
     if spec.run.capacity:
-        rows = min(rows, spec.run.capacity * 9 / 8 + 64 * streams)
+        rows = min(rows, spec.run.capacity + spec.run.keep * max(64 * streams, spec.run.capacity / 8))
     times = math.ceil(rows / streams)
     spaces_of_row = [*obs_space.spaces.values(), act_space]
     widths = [int(np.prod(space.shape, dtype=np.int64)) * np.dtype(space.dtype).itemsize for space in spaces_of_row]  # type: ignore[arg-type]
     widths += [4, 1, 1, 1]  # rew, is_first, is_last, is_terminal
     held = times * streams * (sum(widths) + annotations)
-    return held + sum(min(RESERVE_BYTES, times * streams * width) // 2 for width in widths)
+    return held + sum(min(RESERVE_BYTES, max(1 << 16, times * streams * width // 16)) // 2 for width in widths)
 
 
 def count(parts: Mapping[str, Any]) -> dict[str, int]:

@@ -69,7 +69,7 @@ class Trainer:
         self.clocks = {"log": 0, "report": 0, "eval": 0, "final": -1}
         self.stop = False
         self.settings: Mapping[str, Any] = {}  # what the run was started with: each checkpoint knows
-        self.peak = Peak()
+        self.peak = Peak(0.5)
         self._cut = False  # the running stretch was broken off: clocks wait, so that they tick where they always would
         experience.stop = lambda: self.stop
         self._saved_at = self._logged_at = time.monotonic()
