@@ -64,6 +64,5 @@ def test_a_plan_is_within_a_quarter_of_what_is_measured(tmp_path, name):
     assert run.returncode == 0, run.stderr
     memory, used_memory, disk, used_disk = json.loads(run.stdout.splitlines()[-1])
     said = [f"{x / 2**20:.0f}" for x in (memory, used_memory, disk, used_disk)]
-    print(name, "memory %s, measured %s MiB; disk %s, measured %s MiB" % tuple(said))
     assert memory == pytest.approx(used_memory, rel=0.25), said
     assert disk == pytest.approx(used_disk, rel=0.25), said

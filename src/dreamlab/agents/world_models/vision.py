@@ -109,7 +109,8 @@ class Vision(nn.Module):
         The first transposed convolution sees one pixel, so it is a matrix product, and much faster as one.
         """
         first, rest = self.decoder[0], self.decoder[1:]
-        assert isinstance(first, nn.ConvTranspose2d) and first.bias is not None
+        assert isinstance(first, nn.ConvTranspose2d)
+        assert first.bias is not None
         size = first.kernel_size[0]
         weight = first.weight.permute(0, 2, 3, 1).flatten(1)  # (I, k*k*O), a view where channels are last
         grown = (self.dense(z) @ weight).unflatten(1, (size, size, -1)).permute(0, 3, 1, 2)  # (N, O, k, k)
