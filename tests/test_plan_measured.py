@@ -33,7 +33,7 @@ train(spec, lambda line: None)
 disk = sum(p.stat().st_blocks * 512 for p in Path(folder).rglob("*") if p.is_file())
 print(json.dumps([expected.memory_bytes, peak.stop(), expected.disk_bytes, disk]))
 """
-SHORT = {"population": 2, "episodes": 1, "generations": 2, "evaluate_every": 0}
+SHORT = {"population": 4, "episodes": 1, "generations": 2, "evaluate_every": 0}
 CASES = {
     "smoke": ("tiny/Catch", "smoke", {}, {}, {"threads": 1}),
     "demo": (
@@ -64,5 +64,6 @@ def test_a_plan_is_within_a_quarter_of_what_is_measured(tmp_path, name):
     assert run.returncode == 0, run.stderr
     memory, used_memory, disk, used_disk = json.loads(run.stdout.splitlines()[-1])
     said = [f"{x / 2**20:.0f}" for x in (memory, used_memory, disk, used_disk)]
+    print(name, *said)  # MiB: memory and disk, expected and measured
     assert memory == pytest.approx(used_memory, rel=0.25), said
     assert disk == pytest.approx(used_disk, rel=0.25), said

@@ -30,8 +30,8 @@ MIB = 1 << 20
 # (run.memory.held), and as blocks on disk.
 PROCESS_BYTES = 255 * MIB
 """a process with all of dreamlab imported after three steps of Adam on a small network (271, less 16 for it)"""
-WORKER_BYTES = 25 * MIB
-"""one CarRacing in a worker process (1, 2, 4 of them: 26, 52, 98 MiB); a CartPole takes 10, after 25 for the first"""
+WORKER_BYTES = 12 * MIB
+"""a worker process with an environment of numbers; a suite whose worlds are bigger says so (``WORKER_BYTES``)"""
 WEIGHT_COPIES = 4
 """in memory: weights, gradients, and Adam's two moments"""
 SAVED_COPIES = 3
@@ -129,6 +129,7 @@ def plan(
     parameters = count(_parts(module, spec, obs_space, act_space))
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
     weights = sum(parameters.values()) * 4
+    worker = getattr(envs.suite_of(spec.env.id), "WORKER_BYTES", WORKER_BYTES)
     rolls = 2 if any(phase.rounds for phase in recipe) else 1
     return Plan(
         agent=spec.agent,
@@ -137,7 +138,7 @@ def plan(
         repeat=spec.env.repeat,
         parameters=parameters,
         memory_bytes=PROCESS_BYTES
-        + rolls * spec.run.envs * WORKER_BYTES * spec.env.workers
+        + rolls * spec.run.envs * worker * spec.env.workers
         + footprint.memory_bytes
         + weights * WEIGHT_COPIES,
         disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes)

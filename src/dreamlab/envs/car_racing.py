@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 
+WORKER_BYTES = 25 << 20
+"""memory of one in a worker process (1, 2, 4 of them: 26, 52, 98 MiB)"""
+
+
 @dataclass(frozen=True)
 class Config(EnvConfig):
     """CarRacing-v3."""

@@ -124,7 +124,7 @@ class ControllerConfig:
     """episodes of such an evaluation (the paper: 1024)"""
 
     def __post_init__(self) -> None:
-        _at_least("population", self.population, 2)
+        _at_least("population", self.population, 4)  # the library cannot do with fewer
         for name in ("episodes", "horizon", "dream_rows", "evaluate_episodes"):
             _at_least(name, getattr(self, name), 1)
         for name in ("generations", "evaluate_every"):

@@ -23,7 +23,7 @@ LIBRARIES = 40 * MIB
 CONVOLUTION_SCRATCH = 36 * MIB
 MAPS_HELD = 1.5
 """how many times V's feature maps are held during an update"""
-HEADS_HELD, HIDDEN_HELD = 10, 13
+HEADS_HELD, HIDDEN_HELD = 8, 11
 """how many times M's 3KD head outputs and its H outputs are held during an update"""
 
 
