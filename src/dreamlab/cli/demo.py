@@ -175,7 +175,7 @@ def farewell(summary: Mapping[str, Any], folder: Path) -> list[str]:
     lines = ["", f"{'CarRacing-v3':<16}{'mean':>8}{'± s.e.':>9}{'std':>8}{'best':>8}   episodes"]
     for who, words in WHO.items():
         returns = summary[who]["returns"]
-        error = summary[who]["std"] / len(returns) ** 0.5
+        error = summary[who]["std"] / max(1, len(returns) - 1) ** 0.5
         lines.append(
             f"{words:<16}{summary[who]['mean']:>8.1f}{error:>9.1f}{summary[who]['std']:>8.1f}"
             f"{max(returns):>8.1f}   {len(returns)}"

@@ -104,7 +104,7 @@ def evaluate(
         path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
         evals.film(path, frames, f"{opened.spec.agent} · {opened.spec.env.id} · return {outcome.ret[0]:.0f}")
         say(f"film: {path}")
-    error = score["std"] / len(outcome.ret) ** 0.5
+    error = score["std"] / max(1, len(outcome.ret) - 1) ** 0.5
     say(
         f"{score['agent']} on {score['env']}, checkpoint {opened.step}: mean {score['mean']:.1f}, "
         f"std {score['std']:.1f}, standard error {error:.1f}, {episodes} episodes of {outcome.length.mean():.0f} steps"
