@@ -18,6 +18,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from dreamlab.core.errors import Interrupted, NonFiniteEnvironment, RunError
+from dreamlab.core.imagination import leaves
 from dreamlab.core.protocols import Policy, State
 from dreamlab.core.types import FLAGS, Outcome
 
@@ -214,11 +215,6 @@ def check_finite(obs: Mapping[str, np.ndarray], rew: np.ndarray) -> None:
                 f"environment {bad} gave {kind} that is not finite: {value[bad].reshape(-1)[:8]}; "
                 "dreamlab envs check ID tests an environment"
             )
-
-
-def leaves(state: State) -> list[Tensor]:
-    """The tensors of a nested NamedTuple, in order."""
-    return [state] if isinstance(state, Tensor) else [leaf for part in state for leaf in leaves(part)]
 
 
 def refill(like: State, values: Any) -> State:
