@@ -112,6 +112,7 @@ def survives(tmp_path, args, kills, seed):
     killed = kill_at_random(tmp_path / "killed", args, kills, random.Random(seed))
     finish(tmp_path / "killed", *args)
     assert_same(tmp_path / "whole", tmp_path / "killed")
+    print(args[0], *args[-2:], "survived", killed, "kills")
     return killed
 
 

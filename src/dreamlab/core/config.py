@@ -269,7 +269,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_yaml(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Write a mapping as YAML: the file is either the old one or wholly the new one, whenever it is interrupted."""
     path = Path(path)
-    text = yaml.dump(_plain(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.dump(_plain(data), Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=100)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
