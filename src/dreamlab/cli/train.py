@@ -50,7 +50,7 @@ def dry_run(spec: Spec, say: Callable[[str], None] = print) -> int:
             folder=Path(folder),
             dry_run=False,
         )
-        code = train(spec, say)
+        code = train(spec, lambda line: None if line.startswith("next:") else say(line))
     if code == 0:
         say(f"the dry run went through every stage; {folder} is deleted. Without --dry-run it trains")
     return code
