@@ -16,10 +16,12 @@ from dreamlab import agents, envs
 from dreamlab.agents import world_models
 from dreamlab.agents.world_models.acting import Remembered
 from dreamlab.agents.world_models.config import Config, ControllerConfig, MemoryConfig, VisionConfig
+from dreamlab.agents.world_models.model import dream_rows
 from dreamlab.core.config import merge
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import tree_map
 from dreamlab.core.protocols import Agent, Phase, WorldModelAgent
+from dreamlab.core.types import Recorded
 from dreamlab.nn.compute import Compute
 from dreamlab.run.config import RunConfig
 from dreamlab.run.experience import Experience
@@ -108,10 +110,10 @@ def test_a_recipe_interrupted_anywhere_ends_with_the_same_numbers(env, experienc
             learn(cut.phases()[i], experience, 1)
             again = fresh(env, config, seed=1)
             again.load_state_dict(cut.state_dict())
-            again.seed = again.search.seed = 0  # the run's seed comes from its config
+            again.seed = again.behaviour.seed = again.behaviour.search.seed = 0  # the run's seed comes from its config
             cut = again
         assert same(whole.state_dict(), cut.state_dict()), whole.phases()[i].name
-    assert whole.search.evolution.generation == 2
+    assert whole.behaviour.search.evolution.generation == 2
 
 
 def test_every_row_gets_its_codes(env, experience):
@@ -147,7 +149,7 @@ def test_every_phase_and_report_runs_in_bf16(env, experience, config):
     for phase in agent.phases()[1:]:
         for metrics in (*learn(phase, experience), agent.report(phase.name, experience)):
             assert all(torch.as_tensor(v).isfinite().all() for v in metrics.values())
-    assert agent.search.evolution.generation == 2
+    assert agent.behaviour.search.evolution.generation == 2
 
 
 def test_parts_of_another_run_are_not_trained_again(env, experience):
@@ -184,17 +186,17 @@ def test_acting_is_the_same_again_and_follows_the_controller(env):
     def act(policy):
         return policy(obs, first, policy.initial(50))[0]
 
-    agent.controller.theta.normal_()
+    agent.behaviour.controller.theta.normal_()
     assert torch.equal(act(agent.policy(explore=False)), act(agent.policy(explore=False)))
-    agent.controller.theta[-1] = 100.0  # the last action's bias
+    agent.behaviour.controller.theta[-1] = 100.0  # the last action's bias
     assert act(agent.policy(explore=False)).unique().tolist() == [2]
 
 
 def test_each_row_of_a_wave_follows_its_own_candidate(env):
     agent = fresh(env)
-    theta = torch.zeros(3, agent.controller.theta.numel())
+    theta = torch.zeros(3, agent.behaviour.controller.theta.numel())
     theta[torch.arange(3), -3 + torch.arange(3)] = 100.0  # candidate i always takes action i
-    policy = agent._acting(theta, 0)
+    policy = agent.behaviour._acting(theta, 0)
     obs = {"image": torch.zeros(4, 3, 16, 16, dtype=torch.uint8)}
     act, _, _ = policy(obs, torch.ones(4, dtype=torch.bool), policy.initial(4))
     assert act.tolist()[:3] == [0, 1, 2]
@@ -213,7 +215,7 @@ def test_the_model_arrives_where_acting_does(env, experience):
         keep = (~batch.is_first[:, t, None]).float()
         h, c = h * keep, c * keep
         torch.testing.assert_close(latent.h[:, t], h)
-        h, c = agent.model.memory.cell(latent.z[:, t], batch.act[:, t], h, c)
+        h, c = agent.model.memory.cell(latent.z[:, t], batch.act[:, t], h, c, batch.is_first[:, t].float())
     said = agent.model.predict(latent)
     assert said["image"].shape == (1, 7, 3, 16, 16)
     assert said["rew"].shape == said["con"].shape == (1, 7)
@@ -223,10 +225,10 @@ def test_the_model_arrives_where_acting_does(env, experience):
     assert carry is imagined
 
 
-def test_vectors_and_unfit_images_are_refused(env):
-    act = spaces.Discrete(2)
-    with pytest.raises(UserError, match="sees images"):
-        world_models.build(CONFIG, spaces.Dict(vector=spaces.Box(-1, 1, (4,))), act, CPU, 0, RUN)
+def test_an_encoder_that_does_not_fit_and_unfit_images_are_refused(env):
+    act, vector = spaces.Discrete(2), spaces.Dict(vector=spaces.Box(-1, 1, (4,)))
+    with pytest.raises(UserError, match="sees the observation 'image', but the environment gives vector"):
+        world_models.build(merge(CONFIG, {"vision": {"encoder": "conv"}}), vector, act, CPU, 0, RUN)
     with pytest.raises(UserError, match="square images"):
         world_models.build(CONFIG, spaces.Dict(image=spaces.Box(0, 255, (3, 210, 160), np.uint8)), act, CPU, 0, RUN)
 
@@ -240,6 +242,101 @@ def test_full_sizes_are_built_without_memory():
     assert counts == {"vision": 4_348_547, "memory": 422_368, "controller": 867}
     need = world_models.footprint(Config(), image, car, RUN)
     assert need.row_bytes == 128
+    assert 2 << 30 < need.memory_bytes < 4 << 30
+    doom = merge(Config(), agents.preset("world-models", "doom-take-cover")["agent"])
+    with torch.device("meta"):
+        agent = world_models.build(doom, image, spaces.Discrete(3), Compute(torch.device("meta")), 0, RUN)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in agent.parts.items()}
+    assert counts == {"vision": 4_446_915, "memory": 1_678_785, "controller": 1_088}
+
+
+def test_a_later_iteration_collects_with_the_controller_and_trains_on(env, experience):
+    agent = fresh(env, merge(DREAMING, {"iterations": 2, "collect_sigma": 0.1}))
+    phases = agent.phases()
+    assert [p.key for p in phases[5:]] == ["collect 2", "vision 2", "encode 2", "memory 2", "controller 2"]
+    collect(agent, experience)
+    for phase in phases[1:5]:
+        learn(phase, experience)
+    mean = agent.behaviour.search.evolution.mean
+    experience.collect(phases[5].act, phases[5].key, phases[5].env_steps)
+    assert experience.index.stop * 2 >= 240
+    for phase in phases[6:]:
+        learn(phase, experience)
+    search = agent.behaviour.search
+    assert search.iteration == 2
+    assert np.array_equal(search.evolution.start, mean.astype(np.float32))
+    assert search.evolution.generation == 2
+    batch = experience.gather(np.arange(experience.index.stop * 2)[:, None], obs=("image",))
+    mu = agent.model.vision.encode(batch.obs["image"][:, 0].float() / 255)[0]
+    torch.testing.assert_close(batch.extras["mu"][:, 0].float(), mu, atol=2e-3, rtol=2e-3)  # codes of the V there is
+
+
+def test_stages_say_what_is_trained(env):
+    source = fresh(env, seed=5)
+    source.behaviour.controller.theta.normal_()
+    source.behaviour.search.begin_again()
+    only = fresh(env, merge(CONFIG, {"stages": ["vision", "memory"]}))
+    assert {p.name for p in only.phases() if p.rounds or p.env_steps} == {"collect", "vision", "encode", "memory"}
+    assert not only.acts
+    warm = fresh(env, merge(CONFIG, {"stages": ["memory"]}))
+    assert warm.load_parts(source.state_dict()) == ["vision", "memory", "controller"]
+    assert {p.name for p in warm.phases() if p.rounds or p.env_steps} == {"collect", "encode", "memory"}
+    assert warm.acts
+    torch.testing.assert_close(warm.behaviour.controller.theta, source.behaviour.controller.theta)
+
+
+@pytest.mark.parametrize("encoder", ["plain", "mlp"])
+def test_vectors_are_seen_standardised_and_given_back(encoder):
+    space = spaces.Dict(vector=spaces.Box(-np.inf, np.inf, (4,)))
+    config = merge(CONFIG, {"vision": {"encoder": encoder, "latent": 3}})
+    agent = world_models.build(config, space, spaces.Discrete(2), CPU, 0, RUN)
+    vision, rng = agent.model.vision, np.random.default_rng(0)
+    data = torch.as_tensor(rng.normal([5, -2, 0, 1], [3, 0.1, 1, 0], (600, 4)), dtype=torch.float32)
+    for part in data.split(200):
+        vision.adapt(part)
+    torch.testing.assert_close(vision.standard.mean, data.mean(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(vision.standard.var, data.var(0, unbiased=False), atol=1e-4, rtol=1e-4)
+    z = vision.encode(vision.inputs({"vector": data}))[0]
+    assert z.shape == (600, 4 if encoder == "plain" else 3)
+    assert vision.decode(z).shape == data.shape
+    if encoder == "plain":
+        torch.testing.assert_close(vision.decode(z), data, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(z.std(0)[:3], torch.ones(3), atol=0.01, rtol=0.01)
+
+
+def test_recordings_that_lack_what_the_recipe_needs_are_refused_with_the_reason(env):
+    recorded = Recorded(rows=100, actions=True, rewards=True, ends=True, env=False)
+    agent = fresh(env, DREAMING)
+    agent.learn_from(recorded)
+    assert all(p.env_steps == 0 for p in agent.phases())
+    for config, lack, word in (
+        (DREAMING, {"rewards": False}, "no rewards"),
+        (DREAMING, {"ends": False}, "no ends"),
+        (DREAMING, {"actions": False}, "no actions"),
+        (CONFIG, {}, "no environment"),
+        (merge(DREAMING, {"iterations": 2}), {}, "second iteration"),
+    ):
+        with pytest.raises(UserError, match=word):
+            fresh(env, config).learn_from(recorded._replace(**lack))
+
+
+def test_dreams_warm_up_inside_one_episode(env, experience):
+    agent = fresh(env, merge(DREAMING, {"controller": {"warm_up": 3}}))
+    collect(agent, experience)
+    rows = dream_rows(experience, 3, np.arange(200))
+    batch = experience.gather(rows, obs=())
+    assert not batch.is_first[:, 1:].any()
+    assert not batch.is_last.any()
+    assert len(np.unique(rows[:, 0])) > 50
+    for phase in agent.phases()[1:]:
+        learn(phase, experience)
+    assert agent.behaviour.search.evolution.generation == 2
+
+
+def test_footprint_of_the_paper(env):
+    car = spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+    image = spaces.Dict(image=spaces.Box(0, 255, (3, 64, 64), np.uint8))
+    need = world_models.footprint(Config(), image, car, RUN)
     assert 2 << 30 < need.memory_bytes < 4 << 30
 
 

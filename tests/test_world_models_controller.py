@@ -12,7 +12,8 @@ from gymnasium import spaces
 from dreamlab.agents.world_models.acting import COLLECTORS
 from dreamlab.agents.world_models.actions import Bounded, CarRacing, Choice, actions_for
 from dreamlab.agents.world_models.config import Config, ControllerConfig, MemoryConfig, budget, generation_rounds
-from dreamlab.agents.world_models.controller import Controller, Evolution, Search, linear, size
+from dreamlab.agents.world_models.controller import Controller, Hidden, Linear
+from dreamlab.agents.world_models.evolution import Evolution, Search
 from dreamlab.core.errors import Interrupted, NonFinite, UserError
 from dreamlab.core.types import Outcome
 from dreamlab.run.config import RunConfig
@@ -28,7 +29,10 @@ def rng() -> torch.Generator:
 
 
 def test_the_papers_controller_count():
-    assert size(32 + 256, 3) == 867
+    assert Linear(32 + 256, 3).size == 867
+    assert Linear(32, 3).size == 99
+    assert Linear(64 + 2 * 512, 1, bias=False).size == 1088
+    assert Hidden(32, 3, 40).size == 1443
 
 
 def test_car_racing_at_rest_and_at_its_ends():
@@ -89,8 +93,8 @@ def test_a_random_controller_lasts_one_episode():
 
 
 def test_a_population_acts_as_its_candidates_do():
-    theta, feat = torch.randn(5, size(7, 3)), torch.randn(5, 4, 7)
-    for p, raw in enumerate(linear(theta, feat, 3)):
+    theta, feat = torch.randn(5, Linear(7, 3).size), torch.randn(5, 4, 7)
+    for p, raw in enumerate(Linear(7, 3)(theta, feat)):
         weight, bias = theta[p, :21].view(3, 7), theta[p, 21:]
         torch.testing.assert_close(raw, feat[p] @ weight.T + bias)
 
@@ -192,7 +196,7 @@ class Game:
 
 def search(game: Game, **options) -> Search:
     defaults = {"population": 6, "episodes": 4, "generations": 3, "evaluate_every": 2, "evaluate_episodes": 5}
-    return Search(ControllerConfig(**{**defaults, **options}), Controller(3, 2), game, seed=11)
+    return Search(ControllerConfig(**{**defaults, **options}), Controller(Linear(3, 2)), game, seed=11)
 
 
 def test_a_generation_is_heard_of_when_its_last_wave_is_in():
@@ -290,7 +294,7 @@ def test_a_return_that_is_not_finite_is_refused():
         return Outcome(np.full(len(seeds), np.nan), np.ones(len(seeds), np.int64))
 
     with pytest.raises(NonFinite, match="generation 1"):
-        Search(ControllerConfig(population=4), Controller(3, 2), play, 0)(Rows(4))
+        Search(ControllerConfig(population=4), Controller(Linear(3, 2)), play, 0)(Rows(4))
 
 
 # ---- the budget

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dreamlab.agents.world_models.config import MemoryConfig
 from dreamlab.agents.world_models.memory import (
+    Factorised,
     Memory,
     Mixture,
     Noise,
@@ -17,7 +18,6 @@ from dreamlab.agents.world_models.memory import (
     memory_losses,
     mixture_entropy,
     mixture_mean,
-    mixture_nll,
     one_step,
     sample,
     sequences,
@@ -59,7 +59,7 @@ def test_the_forget_gate_starts_open():
     with torch.no_grad():
         memory.input_weight.zero_()
         memory.hidden_weight.zero_()
-        _, c = memory.cell(torch.zeros(1, 3), torch.zeros(1, 2), torch.zeros(1, 8), torch.ones(1, 8))
+        _, c = memory.cell(torch.zeros(1, 3), torch.zeros(1, 2), torch.zeros(1, 8), torch.ones(1, 8), torch.zeros(1))
     torch.testing.assert_close(c, torch.full((1, 8), torch.sigmoid(torch.tensor(1.0)).item()))
 
 
@@ -72,7 +72,7 @@ def test_the_fused_lstm_is_the_cell_repeated():
     outputs = []
     for t in range(9):
         keep = (~is_first[:, t, None]).float()
-        h, c = memory.cell(z[:, t], act[:, t], h * keep, c * keep)
+        h, c = memory.cell(z[:, t], act[:, t], h * keep, c * keep, is_first[:, t].float())
         outputs.append(h)
     torch.testing.assert_close(memory(z, act, is_first), torch.stack(outputs, 1))
 
@@ -122,20 +122,20 @@ def test_gradients_stop_at_a_first_row():
 
 def test_unit_gaussian_costs_what_the_closed_form_says():
     mixture = gaussian(2, 5)
-    nll = mixture_nll(mixture, torch.tensor([[0.0], [1.0]]))
+    nll = Factorised.nll(mixture, torch.tensor([[0.0], [1.0]]))
     torch.testing.assert_close(nll, torch.tensor([[0.918939], [1.418939]]))
 
 
 def test_the_expected_cost_of_a_gaussian_is_its_entropy():
     z = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
     mixture = Mixture(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
-    assert mixture_nll(mixture, z).mean().item() == pytest.approx(1.418939, abs=0.01)
+    assert Factorised.nll(mixture, z).mean().item() == pytest.approx(1.418939, abs=0.01)
 
 
 def test_identical_components_are_one_gaussian_whatever_their_weights():
     z = torch.randn(6, 1)
-    many = mixture_nll(gaussian(6, 5, mean=0.3, std=0.7), z)
-    one = mixture_nll(gaussian(6, 1, mean=0.3, std=0.7), z)
+    many = Factorised.nll(gaussian(6, 5, mean=0.3, std=0.7), z)
+    one = Factorised.nll(gaussian(6, 1, mean=0.3, std=0.7), z)
     torch.testing.assert_close(many, one)
 
 
@@ -143,23 +143,23 @@ def test_the_density_integrates_to_one():
     torch.manual_seed(3)
     mixture = Mixture(torch.randn(1, 5, 1), torch.randn(1, 5, 1), 0.3 * torch.randn(1, 5, 1))
     z = torch.linspace(-15, 15, 20_001)
-    density = (-mixture_nll(mixture, z[:, None])).exp()
+    density = (-Factorised.nll(mixture, z[:, None])).exp()
     assert torch.trapezoid(density[:, 0], z).item() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_constant_on_the_logits_changes_nothing_and_huge_ones_stay_finite():
     mixture, z = Mixture(torch.randn(7, 5, 3), torch.randn(7, 5, 3), torch.randn(7, 5, 3)), torch.randn(7, 3)
     shifted = mixture._replace(logit=mixture.logit + 3)
-    torch.testing.assert_close(mixture_nll(mixture, z), mixture_nll(shifted, z))
+    torch.testing.assert_close(Factorised.nll(mixture, z), Factorised.nll(shifted, z))
     huge = mixture._replace(logit=torch.where(torch.rand(7, 5, 3) < 0.5, 1e4, -1e4))
-    assert mixture_nll(huge, z).isfinite().all()
+    assert Factorised.nll(huge, z).isfinite().all()
     assert sample(huge, 1.0, fresh_noise(7, 3, None, z.device)).isfinite().all()
 
 
 def test_with_one_gaussian_the_joint_cost_is_d_times_the_factorised():
     mixture, z = Mixture(torch.randn(4, 1, 6), torch.randn(4, 1, 6), torch.randn(4, 1, 6)), torch.randn(4, 6)
     joint = -torch.distributions.Normal(mixture.mean[:, 0], mixture.log_std[:, 0].exp()).log_prob(z).sum(-1)
-    torch.testing.assert_close(6 * mixture_nll(mixture, z).mean(-1), joint)
+    torch.testing.assert_close(6 * Factorised.nll(mixture, z).mean(-1), joint)
 
 
 def test_the_floor_binds_only_below_it():
@@ -230,7 +230,7 @@ def rows(b: int, t: int, d: int, a: int) -> Batch:
 
 def test_each_step_is_paired_with_the_next_row():
     batch, z = rows(2, 1000, 4, 3), torch.randn(2, 1000, 4)
-    s = sequences(batch, z)
+    s = sequences(batch, z, batch.act)
     assert s.z.shape == s.after.shape == (2, 999, 4)
     assert s.act.shape == (2, 999, 3)
     assert torch.equal(s.after, z[:, 1:])
@@ -243,7 +243,7 @@ def test_padding_and_the_step_into_another_episode_do_not_count():
     batch = rows(1, 6, 4, 3)
     batch.mask[0, 5] = False
     batch.is_first[0, 3] = True
-    assert sequences(batch, torch.zeros(1, 6, 4)).valid[0].tolist() == [True, True, False, True, False]
+    assert sequences(batch, torch.zeros(1, 6, 4), batch.act).valid[0].tolist() == [True, True, False, True, False]
 
 
 def test_latents_are_drawn_afresh_with_the_stored_moments():
@@ -282,7 +282,7 @@ def test_m_learns_one_sequence_by_heart():
     optimizer = torch.optim.Adam(memory.parameters(), 1e-2)
     for _ in range(400):
         mixture = memory.mixture(memory(z[:, :-1], act[:, :-1], is_first[:, :-1]))
-        loss = mixture_nll(mixture, z[:, 1:]).mean()
+        loss = Factorised.nll(mixture, z[:, 1:]).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_value_(memory.parameters(), 1.0)

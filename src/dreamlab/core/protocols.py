@@ -114,6 +114,13 @@ class Phase:
     learn: tuple[tuple[Learn, int], ...] = ()
     env_steps: int = 0
     rounds: int = 0
+    iteration: int = 1
+    """a recipe that goes through the same phases again numbers them"""
+
+    @property
+    def key(self) -> str:
+        """Tells this phase from the others of its recipe: ``vision``, in the second iteration ``vision 2``."""
+        return self.name if self.iteration == 1 else f"{self.name} {self.iteration}"
 
 
 @runtime_checkable

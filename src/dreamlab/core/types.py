@@ -80,6 +80,19 @@ class Outcome(NamedTuple):
     """(N,) int64: steps"""
 
 
+class Recorded(NamedTuple):
+    """What a run that learns from recordings has: the agent refuses what its recipe lacks."""
+
+    rows: int
+    actions: bool
+    """whether what was done is known; else every action is the one of Discrete(1)"""
+    rewards: bool
+    ends: bool
+    """whether it is known where episodes terminated"""
+    env: bool
+    """whether there is an environment to act in beside the recordings"""
+
+
 def is_image(space: spaces.Space) -> bool:
     """Whether an observation space holds images: uint8 (C, h, w)."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3

@@ -166,7 +166,8 @@ class _Phase:
 
     def key_figures(self, figures: Mapping[str, float]) -> list[str]:
         """``name value`` of the few most telling metrics of this phase."""
-        own = {key.partition("/")[2]: value for key, value in figures.items() if key.partition("/")[0] == self.name}
+        group = self.name.partition(" ")[0]  # "vision 2" is the phase vision in the second iteration
+        own = {key.partition("/")[2]: value for key, value in figures.items() if key.partition("/")[0] == group}
         names = sorted(own, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
         return [f"{name.replace('_', ' ')} {_number(own[name])}" for name in names[:FIGURES]]
 

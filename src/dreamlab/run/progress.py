@@ -24,12 +24,12 @@ class Count:
 
 @dataclass
 class Progress:
-    """Counts by phase name."""
+    """Counts by phase (``Phase.key``)."""
 
     counts: dict[str, Count] = field(default_factory=dict)
 
     def of(self, phase: Phase) -> Count:
-        return self.counts.setdefault(phase.name, Count())
+        return self.counts.setdefault(phase.key, Count())
 
     def current(self, phases: Sequence[Phase]) -> Phase | None:
         """The first phase that is not finished."""

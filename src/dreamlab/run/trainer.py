@@ -134,10 +134,10 @@ class Trainer:
 
     def _collect(self, phase: Phase) -> None:
         if phase.act is None:
-            raise RuntimeError(f"phase {phase.name!r} has environment steps but no policy")
+            raise RuntimeError(f"phase {phase.key!r} has environment steps but no policy")
         count = self.progress.of(phase)
         want = min(self.progress.due(phase) - count.env_steps, CHUNK - count.env_steps % CHUNK)
-        taken, ended, word = self.experience.collect(phase.act, phase.name, want)
+        taken, ended, word = self.experience.collect(phase.act, phase.key, want)
         if word:
             self.log.message(word)
         count.env_steps += taken
@@ -165,7 +165,7 @@ class Trainer:
         """Metrics, reports and evaluations that are due, after a whole stretch. Returns an evaluation's score."""
         if self._ticked("log", self.config.log_every) or finished:
             self.write()
-        self.log.progress(phase.name, done, total, unit)
+        self.log.progress(phase.key, done, total, unit)
         if self._ticked("report", self.config.report_every) or finished:
             self._report(phase)
         if self.evaluate is not None and self._due("eval", self.config.eval_every) and not self.stop:
@@ -237,6 +237,7 @@ class Trainer:
             **{f"agent-{k}": {"value": v} for k, v in self.agent.state_dict().items()},
             "run": {
                 "progress": self.progress.state_dict(),
+                "phases": [[p.key, p.env_steps, p.rounds] for p in self.phases],  # for whoever lists runs
                 "clocks": dict(self.clocks),
                 "experience": self.experience.state_dict(),
                 "log": logged,

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dreamlab.agents.world_models.actions import Actions
-from dreamlab.agents.world_models.controller import linear, size
-from dreamlab.agents.world_models.vision import draw, pixels
+from dreamlab.agents.world_models.controller import Features, Form, Linear
+from dreamlab.agents.world_models.vision import draw
 from dreamlab.core.protocols import Policy
 from dreamlab.nn.compute import Compute
 
@@ -32,13 +32,16 @@ class Remembered(NamedTuple):
 
 
 class Acting:
-    """See, act, remember: z is sampled, C acts on [z, h], M moves on with the action taken.
+    """See, act, remember: z is sampled, C acts on its features of z and M's memory, M moves on with the action taken.
 
     theta (n,) is one controller for all rows, or (N, n) one for each.
     """
 
-    def __init__(self, model: Model, theta: Tensor, actions: Actions, compute: Compute, rng: torch.Generator) -> None:
-        self.model, self.theta, self.actions, self.compute, self.rng = model, theta, actions, compute, rng
+    def __init__(
+        self, model: Model, features: Features, form: Form, theta: Tensor, compute: Compute, rng: torch.Generator
+    ) -> None:
+        self.model, self.features, self.form, self.theta = model, features, form, theta
+        self.compute, self.rng = compute, rng
 
     def initial(self, n: int) -> Remembered:
         return Remembered(*self.model.memory.initial(n))
@@ -47,24 +50,64 @@ class Acting:
     def __call__(
         self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered
     ) -> tuple[Tensor, Remembered, Mapping[str, Tensor]]:
-        device, memory = self.compute.device, self.model.memory
-        keep = (~is_first.to(device))[:, None].float()  # (N, 1)
-        h, c = state.h.to(device) * keep, state.c.to(device) * keep
+        actions = self.model.actions
+        z, h, c, first = look(self.model, self.compute, self.rng, obs, is_first, state)
+        act = actions(self._raw(self.features(z, h, c)))  # (N, A)
         with self.compute.autocast():
-            mu, logvar = self.model.vision.encode(pixels(obs["image"].to(device)))  # (N, D) each
-        z = draw(mu, logvar, self.rng)
-        act = self.actions(self._raw(torch.cat([z, h], -1)))  # (N, A)
-        with self.compute.autocast():
-            h, c = memory.cell(z, act, h, c)
-        return self.actions.emit(act), Remembered(h, c), {}
+            h, c = self.model.memory.cell(z, act, h, c, first)
+        return actions.emit(act), Remembered(h, c), actions.note(act)
 
     def _raw(self, feat: Float[Tensor, "N F"]) -> Float[Tensor, "N A"]:
         theta = self.theta.to(feat)
         if theta.dim() == 1:
-            return linear(theta[None], feat[None], self.actions.size)[0]
+            return self.form(theta[None], feat[None])[0]
         if len(theta) < len(feat):  # one controller for all rows: the mean
             theta = torch.cat([theta, theta[:1].expand(len(feat) - len(theta), -1)])
-        return linear(theta, feat[:, None], self.actions.size)[:, 0]
+        return self.form(theta, feat[:, None])[:, 0]
+
+
+def look(
+    model: Model,
+    compute: Compute,
+    rng: torch.Generator,
+    obs: Obs,
+    is_first: Bool[Tensor, " N"],
+    state: Remembered,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What C acts on: z as it is drawn (N, D), the memory h and c (N, H), zero in a first row, and which those are."""
+    device = compute.device
+    first = is_first.to(device).float()  # (N,)
+    keep = (1 - first)[:, None]  # (N, 1)
+    with compute.autocast():
+        mu, logvar = model.vision.encode(model.vision.inputs({k: v.to(device) for k, v in obs.items()}))
+    return draw(mu, logvar, rng), state.h.to(device) * keep, state.c.to(device) * keep, first
+
+
+class Varied(NamedTuple):
+    """M's state of every row, and the noise on its controller: (N, H), (N, H), (N, n)."""
+
+    memory: Remembered
+    noise: Tensor
+
+
+class Varying:
+    """``Acting`` with a controller of its own in each episode: the mean and Gaussian noise on every weight."""
+
+    def __init__(self, acting: Acting, sigma: float) -> None:
+        self.acting, self.mean, self.sigma = acting, acting.theta, sigma
+
+    def initial(self, n: int) -> Varied:
+        return Varied(self.acting.initial(n), torch.zeros(n, len(self.mean), device=self.mean.device))
+
+    def __call__(
+        self, obs: Obs, is_first: Bool[Tensor, " N"], state: Varied
+    ) -> tuple[Tensor, Varied, Mapping[str, Tensor]]:
+        noise = state.noise.to(self.mean.device)
+        fresh = torch.empty_like(noise).normal_(0, self.sigma, generator=self.acting.rng)  # drawn every step
+        noise = torch.where(is_first.to(noise.device)[:, None], fresh, noise)
+        self.acting.theta = self.mean + noise
+        act, memory, columns = self.acting(obs, is_first, state.memory)
+        return act, Varied(memory, noise), columns
 
 
 class Drawn(NamedTuple):
@@ -88,9 +131,10 @@ class Cauchy:
 
     def __init__(self, latent: int, actions: Actions, rng: torch.Generator) -> None:
         self.latent, self.actions, self.rng = latent, actions, rng
+        self.form = Linear(latent, actions.size)
 
     def initial(self, n: int) -> Drawn:
-        return Drawn(torch.zeros(n, size(self.latent, self.actions.size), device=self.rng.device))
+        return Drawn(torch.zeros(n, self.form.size, device=self.rng.device))
 
     def __call__(
         self, obs: Obs, is_first: Bool[Tensor, " N"], state: Drawn
@@ -100,8 +144,8 @@ class Cauchy:
         fresh = scale * torch.empty_like(theta).cauchy_(generator=self.rng)  # drawn every step, used at the first
         theta = torch.where(is_first.to(theta.device)[:, None], fresh, theta)
         z = torch.empty(len(theta), 1, self.latent, device=theta.device).normal_(generator=self.rng)
-        act = self.actions(linear(theta, z, self.actions.size)[:, 0])
-        return self.actions.emit(act), Drawn(theta), {}
+        act = self.actions(self.form(theta, z)[:, 0])
+        return self.actions.emit(act), Drawn(theta), self.actions.note(act)
 
 
 class Brownian:
@@ -122,7 +166,41 @@ class Brownian:
         fresh = self.actions.uniform(len(before), self.rng)
         moved = self.actions.drift(before, self.AMOUNT, self.rng)
         act = torch.where(is_first.to(before.device)[:, None], fresh, moved)
-        return self.actions.emit(act), Walked(act), {}
+        return self.actions.emit(act), Walked(act), self.actions.note(act)
+
+
+class Holding(NamedTuple):
+    """What every row holds: the action (N, A), how often it is checked (N,), and the step of the episode (N,)."""
+
+    act: Tensor
+    every: Tensor
+    time: Tensor
+
+
+class Held:
+    """A random action held for a while (the authors' Doom data).
+
+    At steps of the episode that ``every`` divides, both are drawn again: the action, and ``every`` from 1 to 10.
+    """
+
+    def __init__(self, latent: int, actions: Actions, rng: torch.Generator) -> None:
+        self.actions, self.rng = actions, rng
+
+    def initial(self, n: int) -> Holding:
+        whole = torch.zeros(2, n, dtype=torch.int64, device=self.rng.device)
+        return Holding(torch.zeros(n, self.actions.size, device=self.rng.device), whole[0] + 1, whole[1])
+
+    def __call__(
+        self, obs: Obs, is_first: Bool[Tensor, " N"], state: Holding
+    ) -> tuple[Tensor, Holding, Mapping[str, Tensor]]:
+        before, every, time = (x.to(self.rng.device) for x in state)
+        time = torch.where(is_first.to(time.device), 0, time)
+        fresh = self.actions.uniform(len(before), self.rng)
+        drawn = torch.randint(1, 11, every.shape, generator=self.rng, device=every.device)
+        redraw = time % every == 0
+        act = torch.where(redraw[:, None], fresh, before)
+        every = torch.where(redraw, drawn, every)
+        return self.actions.emit(act), Holding(act, every, time + 1), self.actions.note(act)
 
 
 class Random:
@@ -137,11 +215,13 @@ class Random:
     def __call__(
         self, obs: Obs, is_first: Bool[Tensor, " N"], state: tuple[()]
     ) -> tuple[Tensor, tuple[()], Mapping[str, Tensor]]:
-        return self.actions.emit(self.actions.uniform(len(is_first), self.rng)), (), {}
+        act = self.actions.uniform(len(is_first), self.rng)
+        return self.actions.emit(act), (), self.actions.note(act)
 
 
 COLLECTORS: dict[str, Callable[[int, Actions, torch.Generator], Policy]] = {
     "cauchy": Cauchy,
     "brownian": Brownian,
+    "held": Held,
     "random": Random,
 }

@@ -5,6 +5,7 @@ Networks see an action as float32 (N, A), one-hot where discrete; environments t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -38,8 +39,26 @@ class Actions(Protocol):
         """The action as the environment takes it."""
         ...
 
+    def seen(self, act: Float[Tensor, "*batch E"], extras: Mapping[str, Tensor]) -> Float[Tensor, "*batch A"]:
+        """The action as M sees it, from the one that is stored (one-hot where discrete) and what is noted beside it."""
+        ...
 
-class CarRacing:
+    def note(self, act: Float[Tensor, "N A"]) -> Mapping[str, Tensor]:
+        """What is to be stored beside the action, so that ``seen`` can give back what was chosen."""
+        ...
+
+
+class Direct:
+    """What is stored is what M sees."""
+
+    def seen(self, act: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        return act
+
+    def note(self, act: Tensor) -> Mapping[str, Tensor]:
+        return {}
+
+
+class CarRacing(Direct):
     """Steer tanh, gas (tanh + 1) / 2, brake tanh cut at 0: half of the brake's range is dead (the authors' code)."""
 
     size = 3
@@ -58,7 +77,7 @@ class CarRacing:
         return act
 
 
-class Bounded:
+class Bounded(Direct):
     """A Box with bounds: tanh, stretched over them."""
 
     def __init__(self, space: spaces.Box) -> None:
@@ -84,7 +103,7 @@ class Bounded:
         return act
 
 
-class Choice:
+class Choice(Direct):
     """Discrete: the largest number wins. A random walk redraws the action now and then."""
 
     def __init__(self, space: spaces.Discrete) -> None:
@@ -106,15 +125,49 @@ class Choice:
         return act.argmax(-1) + self.start
 
 
+class Thirds:
+    """Doom's TakeCover: one tanh; below -0.3333 left, above 0.3333 right, else still (the authors' code).
+
+    M sees the number itself, not the button. Where only buttons are known, as in recordings, they stand for -1, 0, 1.
+    """
+
+    size = 1
+    STILL, LEFT, RIGHT = 0, 1, 2
+    EDGE = 0.3333
+
+    def __call__(self, raw: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:
+        return raw.tanh()
+
+    def uniform(self, n: int, rng: torch.Generator) -> Float[Tensor, "N 1"]:
+        return 2 * torch.rand(n, 1, generator=rng, device=rng.device) - 1
+
+    def drift(self, act: Float[Tensor, "N 1"], amount: float, rng: torch.Generator) -> Float[Tensor, "N 1"]:
+        return (act + amount * torch.randn(act.shape, generator=rng, device=rng.device)).clamp(-1, 1)
+
+    def emit(self, act: Float[Tensor, "N 1"]) -> Tensor:
+        left, right = act[:, 0] < -self.EDGE, act[:, 0] > self.EDGE
+        return self.LEFT * left.long() + self.RIGHT * right.long()
+
+    def seen(self, act: Float[Tensor, "*batch 3"], extras: Mapping[str, Tensor]) -> Float[Tensor, "*batch 1"]:
+        return extras["analog"] if "analog" in extras else act[..., self.RIGHT, None] - act[..., self.LEFT, None]
+
+    def note(self, act: Float[Tensor, "N 1"]) -> Mapping[str, Tensor]:
+        return {"analog": act}
+
+
 CAR = (np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
 
 
-def actions_for(space: spaces.Space) -> Actions:
-    """The part for an action space.
+def actions_for(space: spaces.Space, kind: str = "auto") -> Actions:
+    """The part for an action space; ``kind`` "thirds" for Doom's map onto three actions.
 
     Raises:
         UserError: a linear controller has no way to act there.
     """
+    if kind == "thirds":
+        if isinstance(space, spaces.Discrete) and space.n == 3:
+            return Thirds()
+        raise UserError(f"thirds choose among three actions, but the environment has {space}; type: actions auto")
     if isinstance(space, spaces.Discrete):
         return Choice(space)
     if isinstance(space, spaces.Box) and len(space.shape) == 1:

@@ -1,16 +1,17 @@
 """World Models: the agent and its recipe (Ha & Schmidhuber 2018, arXiv:1803.10122).
 
-collect   random behaviour writes rows
+collect   behaviour writes rows: a random one, and from the second iteration on the controller
 vision    V learns to compress single frames
 encode    V's codes (mu, logvar) are written beside the rows, once
 memory    M learns to predict the codes' sequence; z is drawn from them afresh for every batch
-controller  CMA-ES evolves C, in the environment or in M's dream
+controller  C is evolved by CMA-ES in the environment or in M's dream, or learns by gradients (``actor_critic``)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,35 +19,20 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from dreamlab.agents.world_models.acting import COLLECTORS, Acting
+from dreamlab.agents.world_models import reports
+from dreamlab.agents.world_models.acting import COLLECTORS
 from dreamlab.agents.world_models.actions import actions_for
-from dreamlab.agents.world_models.config import Config, budget
-from dreamlab.agents.world_models.controller import Controller, Search
-from dreamlab.agents.world_models.dreaming import PopulationDream
-from dreamlab.agents.world_models.memory import (
-    Memory,
-    Sequences,
-    memory_losses,
-    mixture_nll,
-    one_step,
-    sequences,
-)
-from dreamlab.agents.world_models.model import Model
-from dreamlab.agents.world_models.vision import (
-    Vision,
-    active_units,
-    draw,
-    pixel_accuracy,
-    pixels,
-    reconstructions,
-    traversal,
-    vision_losses,
-)
-from dreamlab.core.errors import RunError, UserError
-from dreamlab.core.protocols import Experience, Learn, Phase, Policy
+from dreamlab.agents.world_models.config import STAGES, TAKES, Config, budget, dreams, stages
+from dreamlab.agents.world_models.evolved import Evolved
+from dreamlab.agents.world_models.memory import Memory, Sequences, memory_losses, sequences
+from dreamlab.agents.world_models.model import Model, codes, see
+from dreamlab.agents.world_models.schedules import SCHEDULES
+from dreamlab.agents.world_models.vision import draw, pixel_accuracy
+from dreamlab.core.errors import UserError
+from dreamlab.core.protocols import Experience, Phase, Policy
 from dreamlab.core.sampling import EpisodeWindows, Frames, WholeEpisodes
 from dreamlab.core.seeds import derive, forked, torch_rng
-from dreamlab.core.types import Batch, Outcome
+from dreamlab.core.types import Batch, Recorded
 from dreamlab.nn.compute import Compute
 
 if TYPE_CHECKING:
@@ -56,9 +42,8 @@ SEQUENCES: dict[str, type[WholeEpisodes] | type[EpisodeWindows]] = {
     "episodes": WholeEpisodes,
     "windows": EpisodeWindows,
 }
+BEHAVIOURS: dict[str, type[Evolved]] = {"cma-es": Evolved}
 ENCODE_BATCH = 250
-STARTS = 1000
-"""at most so many episodes' first rows are dreamt from (the paper's Doom: 1000)"""
 
 
 class WorldModelsAgent:
@@ -67,109 +52,150 @@ class WorldModelsAgent:
     def __init__(
         self, config: Config, obs_space: spaces.Dict, act_space: spaces.Space, compute: Compute, seed: int, run: Any
     ) -> None:
-        if "image" not in obs_space.spaces:
-            raise UserError(
-                f"world-models sees images, but the environment gives {', '.join(obs_space.spaces)}; "
-                "type: --env.obs pixels"
-            )
         self.config, self.compute, self.seed, self.run = config, compute, seed, run
-        self.actions = actions_for(act_space)
-        latent, hidden = config.vision.latent, config.memory.hidden
+        self.actions = actions_for(act_space, config.controller.actions)
         with forked(seed, "init"):
-            vision = Vision(obs_space["image"].shape or (), latent)
-            memory = Memory(latent, self.actions.size, config.memory)
-            controller = Controller(latent + hidden, self.actions.size)
-        real = not any(p.is_meta for p in vision.parameters())  # sizes are counted on the meta device
-        device = compute.device if real else torch.device("cpu")
+            vision: Any = see(config.vision, obs_space)
+            memory = Memory(vision.latent, self.actions.size, config.memory)
+            self.model = Model(vision, memory, self.actions)
+            self.behaviour = BEHAVIOURS[config.controller.learner](config, self.model, compute, seed)
+        real = not any(t.is_meta for part in self.parts.values() for t in part.state_dict().values())
+        device = compute.device if real else torch.device("cpu")  # sizes are counted on the meta device
         if real:
-            vision, memory, controller = vision.to(device), memory.to(device), controller.to(device)
+            for part in self.parts.values():
+                part.to(device)
+        self.model.eval()
         self.generators = {name: torch_rng(device, seed, "draw", name) for name in ("collect", "vision", "memory")}
-        self.model, self.controller = Model(vision, memory), controller
         self.optimizers = {
-            "vision": torch.optim.Adam(vision.parameters(), config.vision.lr, fused=_fused(vision)),
-            "memory": torch.optim.Adam(memory.parameters(), config.memory.lr, fused=_fused(memory)),
+            name: OPTIMIZERS[kind](part.parameters(), lr)
+            for name, part, kind, lr in (
+                ("vision", vision, "adam", config.vision.lr),
+                ("memory", memory, config.memory.optimizer, config.memory.lr),
+            )
+            if any(True for _ in part.parameters())
+        }
+        self.schedules = {
+            "vision": SCHEDULES[config.vision.schedule](config.vision.lr),
+            "memory": SCHEDULES[config.memory.schedule](config.memory.lr),
         }
         self.frames = Frames(derive(seed, "frames"))
         self.sequences = SEQUENCES[config.memory.windows](derive(seed, "sequences"))
-        play = self._play_dream if config.controller.train_in == "dream" else self._play_env
-        self.search = Search(config.controller, controller, play, seed)
-        self._vision_losses, self._nll = compute.compiled(vision_losses), compute.compiled(mixture_nll)
-        self.encoded = 0  # rounds of the encode phase that are done
+        self._vision_losses, self._nll = compute.compiled(vision.losses), compute.compiled(memory.kind.nll)
+        self.seen = 0  # updates of V
+        self.encoded = 0  # rounds of the running encode phase that are done
         self.loaded: set[str] = set()
+        self.recorded: Recorded | None = None
 
     # ---- the recipe
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         """V, M and C."""
-        return {"vision": self.model.vision, "memory": self.model.memory, "controller": self.controller}
+        return {"vision": self.model.vision, "memory": self.model.memory, **self.behaviour.parts}  # type: ignore[dict-item]
 
     def phases(self) -> Sequence[Phase]:
         """The budget with the live parts bound to it; parts taken from another run are not trained again."""
-        learners: dict[str, Learn] = {
-            "vision": self.learn_vision,
-            "encode": self.encode,
-            "memory": self.learn_memory,
-            "controller": self.search,
+        learners: dict[str, Any] = {
+            "vision": lambda phase: self.learn_vision,
+            "encode": lambda phase: partial(self.encode, rounds=phase.rounds),
+            "memory": lambda phase: self.learn_memory,
+            **{
+                name: lambda phase, learn=learn: partial(learn, iteration=phase.iteration)
+                for name, learn in self.behaviour.learners.items()
+            },
         }
-        plan = budget(self.config, self.run, self.loaded)
         return [
             replace(
                 phase,
-                act=self.policy(explore=True) if phase.name == "collect" else None,
-                learn=((learners[phase.name], 1),) if phase.name in learners else (),
+                act=self._collector(phase) if phase.env_steps else None,
+                learn=((learners[phase.name](phase), 1),) if phase.name in learners else (),
             )
-            for phase in plan
+            for phase in budget(self.config, self.run, self.loaded, self.recorded)
         ]
 
-    def policy(self, explore: bool) -> Policy:
-        """``explore``: the behaviour that collects random data; else C at the mean of CMA-ES's distribution."""
-        if explore:
-            return COLLECTORS[self.config.collect](self.config.vision.latent, self.actions, self.generators["collect"])
-        return self._acting(self.controller.theta, derive(self.seed, "act"))
+    def _collector(self, phase: Phase) -> Policy:
+        """Who acts in a phase: at first chance, later what has been learned."""
+        if phase.name == "collect" and phase.iteration == 1 and "controller" not in self.loaded:
+            return COLLECTORS[self.config.collect](self.model.vision.latent, self.actions, self.generators["collect"])
+        return self.policy(explore=True)
 
-    def _acting(self, theta: Tensor, seed: int) -> Acting:
-        rng = torch_rng(self.compute.device, seed)
-        return Acting(self.model, theta.to(self.compute.device), self.actions, self.compute, rng)
+    def policy(self, explore: bool) -> Policy:
+        """The controller as it is now."""
+        return self.behaviour.policy(explore)
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has a behaviour worth a score: C is trained, or was."""
+        return "controller" in stages(self.config, self.loaded) or "controller" in self.loaded
+
+    def learn_from(self, recorded: Recorded) -> None:
+        """Learn from recordings instead of collecting; ask for ``phases`` after this.
+
+        Raises:
+            UserError: the recipe needs what they lack.
+        """
+        config, trained = self.config, stages(self.config, self.loaded)
+        lacks = []
+        if config.memory.reward and not recorded.rewards and "memory" in trained:
+            lacks.append("no rewards for M to predict (leave them out: --agent.memory.no-reward)")
+        if config.memory.continuation and not recorded.ends and "memory" in trained:
+            lacks.append("no ends for M to predict (leave them out: --agent.memory.no-continuation)")
+        if "controller" in trained and not recorded.actions:
+            lacks.append(
+                "no actions, so that C could not know what it does (leave C out: --agent.stages vision memory)"
+            )
+        elif "controller" in trained and not dreams(config) and not recorded.env:
+            lacks.append(
+                "no environment for C to act in (type --agent.controller.train-in dream, name one with --env, "
+                "or leave C out: --agent.stages vision memory)"
+            )
+        if config.iterations > 1:
+            lacks.append("nobody who collects anew for a second iteration (type --agent.iterations 1)")
+        if lacks:
+            raise UserError(f"the recipe does not fit the recordings, where there are {'; '.join(lacks)}")
+        self.recorded = recorded
 
     # ---- V
 
     def learn_vision(self, experience: Experience) -> Metrics:
         """One update of V on random frames."""
         config, vision = self.config.vision, self.model.vision
-        image = self._images(experience, self.frames(experience.index, config.batch))  # (N, C, s, s)
+        x = self._seen(experience, self.frames(experience.index, config.batch))  # (N, C, s, s) or (N, n)
+        vision.adapt(x)
+        self.parts["vision"].train()
         with self.compute.autocast():
-            mu, logvar = vision.encode(image)
+            mu, logvar = vision.encode(x)
             recon = vision.decode(draw(mu, logvar, self.generators["vision"]))
+        self.parts["vision"].eval()
         losses = {
-            name: loss.mean() for name, loss in self._vision_losses(image, recon, mu, logvar, config.kl_floor).items()
+            name: loss.mean() for name, loss in self._vision_losses(x, recon, mu, logvar, config.kl_floor).items()
         }
-        loss = losses["reconstruction"] + losses["kl"]
+        self.seen += 1
+        beta = config.beta * min(1.0, self.seen / max(config.anneal, 1))
+        loss = losses["reconstruction"] + beta * losses["kl"]
         self._update("vision", loss)
-        return {
-            "loss": loss.detach(),
-            **{name: value.detach() for name, value in losses.items()},
-            "pixel_accuracy": pixel_accuracy(image, recon.detach()),
-        }
+        metrics = {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
+        if vision.key == "image":
+            metrics["pixel_accuracy"] = pixel_accuracy(x, recon.detach())
+        return metrics
 
     @torch.no_grad()
-    def encode(self, experience: Experience) -> Metrics:
-        """Write V's codes beside one round's share of all rows held."""
+    def encode(self, experience: Experience, rounds: int) -> Metrics:
+        """Write V's codes beside one of ``rounds`` shares of all rows held."""
         index = experience.index
         held = (index.stop - index.start) * index.streams
-        rounds = next(p.rounds for p in budget(self.config, self.run, self.loaded) if p.name == "encode")
         begin, end = (held * (self.encoded + i) // rounds for i in (0, 1))
         rows = index.start * index.streams + np.arange(begin, end)[:, None]  # (n, 1)
         for i in range(0, len(rows), ENCODE_BATCH):
             piece = rows[i : i + ENCODE_BATCH]
             with self.compute.autocast():
-                mu, logvar = self.model.vision.encode(self._images(experience, piece))
+                mu, logvar = self.model.vision.encode(self._seen(experience, piece))
             experience.annotate(piece, mu=mu.half()[:, None], logvar=logvar.half()[:, None])  # (n, 1, D)
-        self.encoded += 1
+        self.encoded = (self.encoded + 1) % rounds  # the next iteration begins anew: V has learned
         return {"rows": float(len(rows))}
 
-    def _images(self, experience: Experience, rows: np.ndarray) -> Tensor:
-        return pixels(experience.gather(rows, obs=("image",)).obs["image"])
+    def _seen(self, experience: Experience, rows: np.ndarray) -> Tensor:
+        return seen(self.model, experience, rows)
 
     # ---- M
 
@@ -178,13 +204,19 @@ class WorldModelsAgent:
         config = self.config.memory
         rows = self.sequences(experience.index, config.batch, config.sequence + 1)
         batch = experience.gather(rows, obs=())
-        mu, logvar = _codes(batch)
-        steps = sequences(batch, draw(mu, logvar, self.generators["memory"]))
+        mu, logvar = codes(batch)
+        steps = self._steps(batch, draw(mu, logvar, self.generators["memory"]))
         losses, h = self._memory_losses(steps)
         weights = {"nll": 1.0, "rew": config.reward_weight, "con": 1.0}
         loss = sum((weights[name] * value for name, value in losses.items()), torch.zeros((), device=h.device))
         self._update("memory", loss, config.clip)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
+
+    def _steps(self, batch: Batch, z: Tensor) -> Sequences:
+        """What M learns from; the first ``warm_up`` steps of a sequence only fill its memory."""
+        steps = sequences(batch, z, self.actions.seen(batch.act, batch.extras))
+        steps.valid[:, : self.config.memory.warm_up] = False
+        return steps
 
     def _memory_losses(self, steps: Sequences) -> tuple[dict[str, Tensor], Tensor]:
         """Mean losses over the valid steps, and h (B, T, H)."""
@@ -198,36 +230,17 @@ class WorldModelsAgent:
         return {name: (loss * steps.valid).sum() / count for name, loss in losses.items()}, h.float()
 
     def _update(self, part: str, loss: Tensor, clip: float | None = None) -> None:
-        optimizer = self.optimizers[part]
+        optimizer, schedule = self.optimizers.get(part), self.schedules[part]
+        if optimizer is None:
+            return  # it has statistics alone
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:
             nn.utils.clip_grad_value_(self.parts[part].parameters(), clip)
         optimizer.step()
-
-    # ---- C
-
-    def _play_env(self, experience: Experience, theta: np.ndarray, seeds: np.ndarray, seed: int) -> Outcome:
-        """Whole episodes in the real environment; row i is the i-th controller's."""
-        policy = self._acting(torch.as_tensor(theta, dtype=torch.float32), seed)
-        return experience.rollout(policy, seeds.tolist())
-
-    def _play_dream(self, experience: Experience, theta: np.ndarray, seeds: np.ndarray, seed: int) -> Outcome:
-        """Dreams from the first rows of episodes; the episode's seed chooses which."""
-        config = self.config.controller
-        first = first_rows(experience, STARTS)
-        mu, logvar = _codes(experience.gather(first[seeds % len(first), None], obs=()))  # (N, 1, D)
-        rng = torch_rng(self.compute.device, seed)
-        weights, episodes = torch.as_tensor(theta, dtype=torch.float32), len(seeds) // len(theta)
-        dream = PopulationDream(
-            self.model.memory, self.actions, weights, episodes, self.compute.bf16, alike=config.shared_seeds
-        )
-        own = 1 if config.shared_seeds else len(theta)  # drawn once for all, however many there are in this wave
-        noise = torch.empty(own, episodes, mu.shape[-1], device=mu.device).normal_(generator=rng)
-        noise = noise.expand(len(theta), -1, -1).flatten(0, 1)  # (N, D)
-        z = mu[:, 0] + (0.5 * logvar[:, 0]).exp() * noise
-        ret, length = dream.run(z, config.horizon, config.temperature, rng)
-        return Outcome(ret.double().cpu().numpy(), length.cpu().numpy())
+        schedule.learned(loss)
 
     # ---- reports
 
@@ -235,42 +248,16 @@ class WorldModelsAgent:
     def report(self, phase: str, experience: Experience) -> Metrics:
         """Measures on rows spread over the whole table, at the codes' means; pictures of what V sees."""
         if phase == "vision":
-            return self._report_vision(experience)
-        return self._report_memory(experience) if phase == "memory" else {}
-
-    def _report_vision(self, experience: Experience) -> Metrics:
-        index, vision = experience.index, self.model.vision
-        held = (index.stop - index.start) * index.streams
-        rows = index.start * index.streams + np.unique(np.linspace(0, held - 1, 256).astype(np.int64))
-        image = self._images(experience, rows[:, None])
-        mu, logvar = vision.encode(image)
-        recon = vision.decode(mu)
-        losses = vision_losses(image, recon, mu, logvar, kl_floor=0.0)
-        some = image[:: max(1, len(image) // 8)][:8]
-        return {
-            **{f"report_{name}": loss.mean() for name, loss in losses.items()},
-            "report_pixel_accuracy": pixel_accuracy(image, recon),
-            "active_units": active_units(mu),
-            "reconstructions": reconstructions(vision, some),
-            "traversal": traversal(vision, image),
-        }
-
-    def _report_memory(self, experience: Experience) -> Metrics:
-        config, memory = self.config.memory, self.model.memory
-        length = min(config.sequence, 256)
+            return reports.vision(self.model, experience)
+        if phase != "memory":
+            return {}
+        config = self.config.memory
+        length = min(config.sequence, max(256, 2 * config.warm_up))
         rows = EpisodeWindows(derive(self.seed, "report"))(experience.index, min(config.batch, 32), length + 1)
         batch = experience.gather(rows, obs=())
-        steps = sequences(batch, _codes(batch)[0])
+        steps = self._steps(batch, codes(batch)[0])
         losses, h = self._memory_losses(steps)
-        metrics = {f"report_{name}": value for name, value in losses.items()}
-        metrics |= one_step(memory.mixture(h), steps.z, steps.after, steps.valid)
-        extras = memory.extras(h)
-        if "rew" in extras:
-            metrics["reward_mae"] = (extras["rew"] - steps.rew).abs()[steps.valid].mean()
-        if "con" in extras:
-            right = (extras["con"] < 0) == steps.is_terminal
-            metrics["continuation_accuracy"] = right[steps.valid].float().mean()
-        return metrics
+        return reports.memory(self.model.memory, losses, h, steps)
 
     # ---- saving
 
@@ -279,10 +266,12 @@ class WorldModelsAgent:
         return {
             "vision": _contiguous(self.model.vision.state_dict()),
             "memory": _contiguous(self.model.memory.state_dict()),
-            "controller": self.search.state_dict(),
+            "controller": self.behaviour.state_dict(),
             "optimizers": {name: _optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
             "samplers": {"frames": self.frames.state_dict(), "sequences": self.sequences.state_dict()},
             "generators": {name: rng.get_state() for name, rng in self.generators.items()},
+            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            "seen": self.seen,
             "encoded": self.encoded,
             "loaded": sorted(self.loaded),
         }
@@ -291,60 +280,60 @@ class WorldModelsAgent:
         """Restore ``state_dict``; ask for ``phases`` after this, as loaded parts shorten them."""
         self.model.vision.load_state_dict(state["vision"])
         self.model.memory.load_state_dict(state["memory"])
-        self.search.load_state_dict(state["controller"])
+        self.behaviour.load_state_dict(state["controller"])
         for name, optimizer in self.optimizers.items():
             _load_optimizer(optimizer, state["optimizers"][name])
         self.frames.load_state_dict(state["samplers"]["frames"])
         self.sequences.load_state_dict(state["samplers"]["sequences"])
         for name, rng in self.generators.items():
             rng.set_state(torch.as_tensor(state["generators"][name], dtype=torch.uint8).cpu())
-        self.encoded = int(state["encoded"])
+        for name, schedule in self.schedules.items():
+            schedule.load_state_dict(state["schedules"][name])
+        self.seen, self.encoded = int(state["seen"]), int(state["encoded"])
         self.loaded = set(state["loaded"])
 
-    def load_parts(self, state: Mapping[str, Any], names: Sequence[str] = ("vision", "memory")) -> list[str]:
-        """Take V and M from another run's ``state_dict``; their phases then have no rounds. Returns the names.
+    def load_parts(self, state: Mapping[str, Any], names: Sequence[str] | None = None) -> list[str]:
+        """Take parts from another run's ``state_dict``: V and M, and C too where ``stages`` says what is trained.
+
+        Without ``stages`` their phases then have no rounds. Returns the names.
 
         Raises:
             UserError: that run's parts are of other sizes, or it has no such part.
         """
-        for name in names:
-            if name not in ("vision", "memory") or name not in state:
-                raise UserError(f"cannot take {name!r} from another run; what can be taken: vision, memory")
+        wanted = names or (TAKES if self.config.stages is None else STAGES)
+        for name in wanted:
+            if name not in STAGES or name not in state:
+                raise UserError(f"cannot take {name!r} from another run; what can be taken: {', '.join(STAGES)}")
             try:
-                self.parts[name].load_state_dict(state[name])
-            except RuntimeError as error:
+                if name == "controller":
+                    self.behaviour.take(state[name])
+                else:
+                    self.parts[name].load_state_dict(state[name])
+            except (RuntimeError, KeyError) as error:
                 raise UserError(
                     f"the other run's {name} does not fit this one: {str(error).splitlines()[-1].strip()}; "
                     f"give this run the same sizes (--agent.{name}...)"
                 ) from None
             self.loaded.add(name)
-        return list(names)
+        return list(wanted)
 
 
-def first_rows(experience: Experience, most: int) -> np.ndarray:
-    """Row ids (E,) of the newest episodes' first rows.
-
-    Raises:
-        RunError: no episode's beginning is held.
-    """
-    index = experience.index
-    episodes = index.episodes()
-    rows = (episodes.start * index.streams + episodes.stream)[-most:]
-    first = experience.gather(rows[:, None], obs=()).is_first[:, 0].cpu().numpy()
-    if not first.any():
-        raise RunError("no episode's first row is held, so there is nothing to start a dream from; collect more")
-    return rows[first]
+def seen(model: Model, experience: Experience, rows: np.ndarray) -> Tensor:
+    """What V sees of rows (B, T): x (B * T, ...)."""
+    return model.vision.inputs(experience.gather(rows, obs=(model.vision.key,)).obs)
 
 
-def _codes(batch: Batch) -> tuple[Tensor, Tensor]:
-    """mu and logvar as V wrote them beside the rows (B, T, D)."""
-    if "mu" not in batch.extras:
-        raise RunError("these rows have no codes yet: the encode phase comes before memory and dreams")
-    return batch.extras["mu"].float(), batch.extras["logvar"].float()
+def _adam(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    parameters = list(parameters)
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return torch.optim.Adam(parameters, lr, fused=fused)
 
 
-def _fused(module: nn.Module) -> bool:
-    return all(p.device.type in ("cpu", "cuda") for p in module.parameters())
+def _rmsprop(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(parameters, lr, alpha=0.9)
+
+
+OPTIMIZERS = {"adam": _adam, "rmsprop": _rmsprop}
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

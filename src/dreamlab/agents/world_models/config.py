@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from dreamlab.core.protocols import Phase
 
 if TYPE_CHECKING:
+    from dreamlab.core.types import Recorded
     from dreamlab.run.config import RunConfig
 
-SEES = "image"
-EXTENDS = ("controller.generations",)
+SEES = "any"
+EXTENDS = ("controller.generations", "iterations")
 TAKES = ("vision", "memory")
-"""the parts that ``--from RUN`` takes"""
+"""the parts that ``--from RUN`` takes, and does not train again unless ``stages`` names them"""
+STAGES = ("vision", "memory", "controller")
 DRY_RUN = {
     "collect_steps": 400,
     "vision": {"updates": 5},
@@ -27,6 +29,8 @@ DRY_RUN = {
     "controller": {
         "population": 4, "episodes": 1, "generations": 2, "horizon": 50, "evaluate_every": 2, "evaluate_episodes": 2,
     },
+    "actor_critic": {"dream_updates": 3, "env_steps": 200},
+    "iterations": 1,
 }  # fmt: skip
 """what ``--dry-run`` shrinks: budgets, and no size of a network or a batch"""
 
@@ -36,14 +40,28 @@ ENCODE_ROWS = 1000
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """V: the convolutional variational autoencoder."""
+    """V: what is seen becomes z, by a convolutional variational autoencoder in the paper."""
 
+    encoder: Literal["auto", "conv", "mlp", "plain"] = "auto"
+    """conv for images; for vectors (ours) mlp, a small autoencoder, or plain, the standardised observation itself.
+    auto: conv where there is an image, else plain"""
     latent: int = 32
-    """size of z (D)"""
+    """size of z (D); plain has as many as the observation has numbers"""
+    batch_norm: bool = False
+    """batch normalisation after each convolution (not the paper's)"""
+    loss: Literal["squared", "bce"] = "squared"
+    """of a reconstruction, summed over the image: squared error, or binary cross-entropy of values in [0, 1]"""
+    beta: float = 1.0
+    """weight of the KL beside the reconstruction: 4 makes the beta-VAE of Higgins et al. 2017"""
+    anneal: int = 0
+    """updates over which the KL's weight rises from 0 to beta; 0: beta from the start"""
     kl_floor: float = 0.5
     """nats per latent dimension: an image whose KL sum is below kl_floor * latent pays just that, with no gradient"""
     lr: float = 1e-4
     """Adam's learning rate"""
+    schedule: Literal["constant", "decay", "plateau"] = "constant"
+    """of the learning rate: constant, exponential decay towards 1e-5 (the paper's Doom M), or halved when the loss
+    stalls (ctallec)"""
     batch: int = 100
     """frames of an update"""
     updates: int = 100_000
@@ -52,8 +70,8 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _at_least("latent", self.latent, 1)
         _at_least("batch", self.batch, 1)
-        _at_least("updates", self.updates, 0)
-        _at_least("kl_floor", self.kl_floor, 0)
+        for name in ("updates", "kl_floor", "beta", "anneal"):
+            _at_least(name, getattr(self, name), 0)
         _positive("lr", self.lr)
 
 
@@ -65,14 +83,25 @@ class MemoryConfig:
     """width of the LSTM (H)"""
     mixtures: int = 5
     """Gaussians that each dimension of z mixes (K)"""
+    mixture: Literal["factorised", "joint"] = "factorised"
+    """each dimension of z mixes Gaussians of its own (the authors), or the whole vector mixes K of them (ctallec)"""
+    restart: bool = False
+    """the episode's start is an input of its own, as in the paper's Doom"""
     windows: Literal["episodes", "windows"] = "episodes"
     """what a sequence is: an episode from its start, or a window anywhere inside one"""
     sequence: int = 999
     """transitions of a sequence; shorter episodes are padded and masked"""
+    warm_up: int = 0
+    """first transitions of a sequence that fill the memory and are not learnt from"""
     batch: int = 100
     """sequences of an update"""
     lr: float = 1e-3
-    """Adam's learning rate, constant"""
+    """learning rate"""
+    schedule: Literal["constant", "decay", "plateau"] = "constant"
+    """of the learning rate: constant, exponential decay towards 1e-5 (the paper's Doom), or halved when the loss
+    stalls (ctallec)"""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """the authors' Adam, or ctallec's RMSprop"""
     clip: float = 1.0
     """each element of the gradient is clipped to this absolute value"""
     updates: int = 4000
@@ -91,15 +120,30 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         for name in ("hidden", "mixtures", "sequence", "batch"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("updates", self.updates, 0)
+        for name in ("updates", "warm_up"):
+            _at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip", "sigma_floor", "reward_weight", "terminal_weight"):
             _positive(name, getattr(self, name))
+        if self.warm_up >= self.sequence:
+            raise ValueError(
+                f"warm_up {self.warm_up} leaves nothing to learn of sequences of {self.sequence}; make sequence longer"
+            )
 
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """C: the linear controller on [z, h], evolved by CMA-ES."""
+    """C: the controller, in the paper linear on [z, h] and evolved by CMA-ES."""
 
+    inputs: Literal["z", "zh", "zch"] = "zh"
+    """what it acts on: z alone, with M's output h (CarRacing), or with its cell c too (Doom)"""
+    hidden: int = 0
+    """tanh units between inputs and action; 0: linear (the paper's other form has 40)"""
+    bias: bool = True
+    """whether the linear form has one: CarRacing's has, Doom's has not"""
+    actions: Literal["auto", "thirds"] = "auto"
+    """how numbers become an action: auto fits the action space; thirds, for three actions, is Doom's single tanh"""
+    learner: Literal["cma-es", "actor-critic"] = "cma-es"
+    """who trains it: evolution, or gradients (settings: actor_critic)"""
     population: int = 64
     """candidates of a generation (P)"""
     episodes: int = 16
@@ -114,6 +158,8 @@ class ControllerConfig:
     """steps after which a dream ends"""
     temperature: float = 1.0
     """of the dream: 1 samples as M predicts, more makes it less certain; the paper's Doom takes 1.15"""
+    warm_up: int = 0
+    """real steps that M has seen before a dream begins; 0: dreams begin at the first rows of episodes"""
     dream_rows: int = 256
     """dreams that run side by side in one round of learning"""
     shared_seeds: bool = False
@@ -127,10 +173,49 @@ class ControllerConfig:
         _at_least("population", self.population, 4)  # the library cannot do with fewer
         for name in ("episodes", "horizon", "dream_rows", "evaluate_episodes"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("generations", "evaluate_every"):
+        for name in ("generations", "evaluate_every", "hidden", "warm_up"):
             _at_least(name, getattr(self, name), 0)
         for name in ("sigma0", "temperature"):
             _positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """The actor-critic controller (ours): learns in imagined rollouts first, then in the real environment."""
+
+    hidden: int = 64
+    """width of the actor's and the critic's hidden layer"""
+    dream_updates: int = 2000
+    """gradient steps on imagined rollouts"""
+    batch: int = 256
+    """imagined rollouts of an update"""
+    horizon: int = 15
+    """imagined steps of a rollout"""
+    env_steps: int = 0
+    """environment steps after that, in the real environment"""
+    window: int = 32
+    """real steps of each environment between two updates"""
+    discount: float = 0.99
+    """of future rewards (gamma)"""
+    trace: float = 0.95
+    """of the lambda-return (lambda)"""
+    entropy: float = 1e-3
+    """weight of the policy's entropy"""
+    lr: float = 3e-4
+    """Adam's learning rate, of both"""
+    clip: float = 100.0
+    """largest norm of a gradient"""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "batch", "horizon", "window"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("dream_updates", "env_steps", "entropy"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("lr", "clip"):
+            _positive(name, getattr(self, name))
+        for name in ("discount", "trace"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -138,24 +223,43 @@ class Config:
     """World Models: see (V), remember (M), act (C), one after the other."""
 
     collect_steps: int = 10_000_000
-    """environment steps of random data"""
-    collect: Literal["cauchy", "brownian", "random"] = "cauchy"
-    """who acts in them: a new random controller each episode (the authors' code), a random walk, or pure chance"""
+    """environment steps of data, in each iteration"""
+    collect: Literal["cauchy", "brownian", "held", "random"] = "cauchy"
+    """who acts in the first iteration: a new random controller each episode (the authors' CarRacing), a random walk
+    (ctallec), a random action held for 1 to 10 steps (the authors' Doom), or pure chance"""
+    iterations: int = 1
+    """how often all is done: from the second time on the controller of the time before collects, and all parts are
+    trained further on all data (the paper's iterative procedure)"""
+    collect_sigma: float = 0.0
+    """standard deviation of noise on the weights of the controller that collects, drawn for each episode"""
+    stages: tuple[Literal["vision", "memory", "controller"], ...] | None = None
+    """which parts are trained; without it all, but for those that another run has brought"""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """V, the autoencoder"""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     """M, the mixture density recurrent network"""
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     """C, the controller"""
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """how C learns where its learner is actor-critic"""
 
     def __post_init__(self) -> None:
         _at_least("collect_steps", self.collect_steps, 0)
-        if self.controller.train_in == "dream" and not (self.memory.reward or self.memory.continuation):
+        _at_least("iterations", self.iterations, 1)
+        _at_least("collect_sigma", self.collect_sigma, 0)
+        aims = self.memory.reward or self.memory.continuation
+        if dreams(self) and "controller" in (self.stages or STAGES) and not aims:
             raise ValueError(
                 "a controller can only be trained inside the dream if M predicts what to strive for: "
                 "set memory.reward true (the sum of rewards) or memory.continuation true (survival), "
-                "or controller.train_in env"
+                "or controller.train_in env, or leave the controller out of stages"
             )
+
+
+def dreams(config: Config) -> bool:
+    """Whether C is trained inside the dream."""
+    controller = config.controller
+    return config.actor_critic.dream_updates > 0 if controller.learner != "cma-es" else controller.train_in == "dream"
 
 
 def side_by_side(config: ControllerConfig, slots: int) -> int:
@@ -173,20 +277,57 @@ def generation_rounds(config: ControllerConfig, slots: int) -> int:
     return config.generations * each + evaluations * math.ceil(config.evaluate_episodes / wave)
 
 
-def budget(config: Config, run: RunConfig, loaded: Collection[str] = ()) -> list[Phase]:
-    """The recipe in numbers; ``loaded`` names the parts that another run has trained already.
+def evolution(config: Config, run: RunConfig) -> list[Phase]:
+    """C by CMA-ES: a round is one wave of episodes."""
+    return [Phase("controller", rounds=generation_rounds(config.controller, run.envs))]
 
-    With both V and M loaded and C trained in the real environment, nothing needs to be collected.
-    """
-    steps = config.collect_steps if run.steps is None else run.steps
-    needed = not {"vision", "memory"} <= set(loaded) or config.controller.train_in == "dream"
+
+def actor_critic(config: Config, run: RunConfig) -> list[Phase]:
+    """C by gradients: in the dream a round is an update, in the environment ``window`` steps of each, then one."""
+    own = config.actor_critic
     return [
-        Phase("collect", env_steps=steps if needed else 0),
-        Phase("vision", rounds=0 if "vision" in loaded else config.vision.updates),
-        Phase("encode", rounds=max(10, math.ceil(steps / ENCODE_ROWS)) if needed else 0),
-        Phase("memory", rounds=0 if "memory" in loaded else config.memory.updates),
-        Phase("controller", rounds=generation_rounds(config.controller, run.envs)),
+        Phase("controller", rounds=own.dream_updates),
+        Phase("practice", env_steps=own.env_steps, rounds=own.env_steps // (own.window * run.envs)),
     ]
+
+
+LEARNERS = {"cma-es": evolution, "actor-critic": actor_critic}
+
+
+def stages(config: Config, loaded: Collection[str] = ()) -> tuple[str, ...]:
+    """The parts that are trained."""
+    return config.stages if config.stages is not None else tuple(s for s in STAGES if s not in loaded)
+
+
+def budget(
+    config: Config, run: RunConfig, loaded: Collection[str] = (), recorded: Recorded | None = None
+) -> list[Phase]:
+    """The recipe in numbers.
+
+    Nothing is collected where recordings are given, or where neither V nor M is trained and C learns in the real
+    environment.
+
+    Args:
+        loaded: the parts that another run has trained already.
+        recorded: the recordings that are learned from instead of collecting.
+    """
+    trained = stages(config, loaded)
+    dreaming = "controller" in trained and dreams(config)
+    needed = bool({"vision", "memory"} & set(trained)) or dreaming
+    steps = (config.collect_steps if run.steps is None else run.steps) if needed else 0
+    phases: list[Phase] = []
+    for iteration in range(1, config.iterations + 1):
+        rows = recorded.rows if recorded is not None else iteration * steps
+        coded = "memory" in trained or dreaming
+        one = [
+            Phase("collect", env_steps=0 if recorded is not None else steps),
+            Phase("vision", rounds=config.vision.updates if "vision" in trained else 0),
+            Phase("encode", rounds=max(10, math.ceil(rows / ENCODE_ROWS)) if coded else 0),
+            Phase("memory", rounds=config.memory.updates if "memory" in trained else 0),
+            *(LEARNERS[config.controller.learner](config, run) if "controller" in trained else []),
+        ]
+        phases += [replace(phase, iteration=iteration) for phase in one]
+    return phases
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -1,248 +1,100 @@
-"""C, the controller: a_t = W_c [z_t h_t] + b_c, evolved by CMA-ES (arXiv:1803.10122, Eq. 1 and appendix A.4).
+"""C, the controller: a_t = W_c [z_t h_t] + b_c in the paper (arXiv:1803.10122, Eq. 1), and its other forms.
 
-Trained without gradients: a generation is P candidates drawn around a mean; a candidate's fitness is its mean
-return over R episodes, in the real environment or in the dream. One unit of learning is one wave: as many of the
-generation's P * R episodes as run side by side. CMA-ES hears of a generation when all its waves are in.
-
-Ours, not the paper's: candidates are not rounded; no weight decay (the authors' has the wrong sign and does next
-to nothing); dreams of candidates i and i + P/2 share their first image but not their chance; with
-``shared_seeds`` all candidates meet the same episodes, in the dream with the same chance too, which cuts the noise
-of comparing them a good deal.
+What it acts on and its form are parts. A form knows how many numbers it has, and gives the raw action of P
+candidates, each on its own R rows; what becomes of raw numbers is said in ``actions``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import cma
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamlab.agents.world_models.config import ControllerConfig, side_by_side
-from dreamlab.core.errors import NonFinite, RunError
-from dreamlab.core.protocols import Experience
-from dreamlab.core.seeds import derive, numpy_rng
-from dreamlab.core.types import Outcome
+from dreamlab.agents.world_models.config import ControllerConfig
 
-if TYPE_CHECKING:
-    from dreamlab.core.types import Metrics
+
+@dataclass(frozen=True)
+class Features:
+    """What C acts on: z, and of M's memory h and c as the names say."""
+
+    inputs: str
+    latent: int
+    hidden: int
+
+    @property
+    def size(self) -> int:
+        """F."""
+        return self.latent + self.hidden * (len(self.inputs) - 1)
+
+    def __call__(
+        self, z: Float[Tensor, "*batch D"], h: Float[Tensor, "*batch H"], c: Float[Tensor, "*batch H"]
+    ) -> Float[Tensor, "*batch F"]:
+        """z, then c, then h, as far as they are inputs (the authors' order)."""
+        have = {"z": z, "c": c, "h": h}
+        return torch.cat([have[name] for name in "zch" if name in self.inputs], -1)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """W x + b. theta: weights (A, F) row by row, then the biases (A) if there are any."""
+
+    features: int
+    act: int
+    bias: bool = True
+
+    @property
+    def size(self) -> int:
+        """Length of a parameter vector."""
+        return (self.features + self.bias) * self.act
+
+    def unpack(self, theta: Float[Tensor, "P n"]) -> tuple[Float[Tensor, "P A F"], Float[Tensor, "P A"]]:
+        """Weights and biases of P candidates."""
+        weight = theta[:, : self.features * self.act].unflatten(1, (self.act, self.features))
+        bias = theta[:, self.features * self.act :] if self.bias else theta.new_zeros(len(theta), self.act)
+        return weight, bias
+
+    def __call__(self, theta: Float[Tensor, "P n"], feat: Float[Tensor, "P R F"]) -> Float[Tensor, "P R A"]:
+        weight, bias = self.unpack(theta)
+        return torch.baddbmm(bias[:, None], feat, weight.mT)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """W2 tanh(W1 x + b1) + b2, the paper's "z + hidden layer". theta: the two layers as ``Linear`` has them."""
+
+    features: int
+    act: int
+    units: int
+
+    @property
+    def layers(self) -> tuple[Linear, Linear]:
+        return Linear(self.features, self.units), Linear(self.units, self.act)
+
+    @property
+    def size(self) -> int:
+        """Length of a parameter vector."""
+        return sum(layer.size for layer in self.layers)
+
+    def __call__(self, theta: Float[Tensor, "P n"], feat: Float[Tensor, "P R F"]) -> Float[Tensor, "P R A"]:
+        first, second = self.layers
+        return second(theta[:, first.size :], first(theta[:, : first.size], feat).tanh())
+
+
+Form = Linear | Hidden
+
+
+def form_of(config: ControllerConfig, features: int, act: int) -> Form:
+    """The form that the settings ask for."""
+    return Hidden(features, act, config.hidden) if config.hidden else Linear(features, act, config.bias)
 
 
 class Controller(nn.Module):
-    """The weights that the agent acts with: the mean of CMA-ES's distribution, (D + H + 1) * A numbers."""
+    """The weights that the agent acts with: the mean of CMA-ES's distribution."""
 
-    def __init__(self, features: int, act: int) -> None:
+    def __init__(self, form: Form) -> None:
         super().__init__()
-        self.features, self.act = features, act
-        self.theta = nn.Parameter(torch.zeros(size(features, act)), requires_grad=False)
-
-
-def size(features: int, act: int) -> int:
-    """Length of a parameter vector: weights (A, F) row by row, then biases (A)."""
-    return (features + 1) * act
-
-
-def unpack(theta: Float[Tensor, "P n"], act: int) -> tuple[Float[Tensor, "P A F"], Float[Tensor, "P A"]]:
-    """Weights and biases of P candidates."""
-    return theta[:, :-act].unflatten(1, (act, -1)), theta[:, -act:]
-
-
-def linear(theta: Float[Tensor, "P n"], feat: Float[Tensor, "P R F"], act: int) -> Float[Tensor, "P R A"]:
-    """W [z h] + b: every candidate on its own R rows."""
-    weight, bias = unpack(theta, act)
-    return torch.baddbmm(bias[:, None], feat, weight.mT)
-
-
-class Evolution:
-    """CMA-ES that maximises, with a random generator of its own, saved as its seed and what it was told.
-
-    Going on replays ask and tell, which ends in the same state bit by bit (same machine, same library). The mean is
-    saved beside them, so that acting needs no replay, and that a library that replays to another one is noticed.
-    """
-
-    def __init__(self, size: int, population: int, sigma0: float, seed: int) -> None:
-        self.size, self.population, self.sigma0, self.seed = size, population, sigma0, seed
-        self.history: list[np.ndarray] = []
-        self.asked: np.ndarray | None = None
-        self._saved: tuple[np.ndarray, float] | None = None  # mean and sigma, until ask and tell are replayed
-        self._begin()
-
-    def _begin(self) -> None:
-        self.rng = numpy_rng(self.seed, "cma")
-        options = {
-            "popsize": self.population,
-            "randn": lambda *shape: self.rng.standard_normal(shape),
-            "seed": float("nan"),  # leave NumPy's global generator alone
-            "verbose": -9,
-        }
-        self.cma = cma.CMAEvolutionStrategy(np.zeros(self.size), self.sigma0, options)
-
-    def _replay(self) -> None:
-        """Come to the saved state, if not done yet, by asking and telling all over again."""
-        if self._saved is None:
-            return
-        mean, _ = self._saved
-        self._begin()
-        for fitness in self.history:
-            self.cma.tell(self.cma.ask(), (-fitness).tolist())
-        if not np.allclose(self.cma.mean, mean, rtol=0, atol=1e-6):
-            raise RunError(
-                "CMA-ES replayed to another mean than was saved: its library or linear algebra is not the one that "
-                "this run was trained with. The run can be evaluated, but not gone on with here"
-            )
-        self._saved = None
-
-    @property
-    def generation(self) -> int:
-        """Generations told so far."""
-        return len(self.history)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """The distribution's mean (n,)."""
-        return np.asarray(self.cma.mean if self._saved is None else self._saved[0])
-
-    @property
-    def sigma(self) -> float:
-        """The step size."""
-        return float(self.cma.sigma if self._saved is None else self._saved[1])
-
-    def ask(self) -> np.ndarray:
-        """The generation's candidates (P, n): the same ones until they are told."""
-        self._replay()
-        if self.asked is None:
-            self.asked = np.stack(self.cma.ask())
-        return self.asked
-
-    def tell(self, fitness: np.ndarray) -> None:
-        """How good the candidates were (P,): more is better."""
-        fitness = np.asarray(fitness, np.float64)
-        self.cma.tell(list(self.ask()), (-fitness).tolist())  # the library minimises
-        self.history.append(fitness.copy())
-        self.asked = None
-
-    def state_dict(self) -> dict[str, Any]:
-        history = np.array(self.history).reshape(-1, self.population)
-        return {"seed": self.seed, "history": history, "mean": self.mean.copy(), "sigma": self.sigma}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.seed, self.asked = int(state["seed"]), None
-        self.history = list(np.asarray(state["history"], np.float64))
-        self._saved = np.asarray(state["mean"], np.float64), float(state["sigma"])
-
-
-Play = Callable[[Experience, np.ndarray, np.ndarray, int], Outcome]
-"""(experience, controllers (P, n), seeds of the episodes (N,), seed of the wave) -> N outcomes.
-
-The episodes are the controllers' in turn, N / P each.
-"""
-
-
-class Search:
-    """CMA-ES in waves: the unit of learning of the controller phase.
-
-    Episodes are numbered candidate by candidate, ``pair = candidate * R + episode``; every ``evaluate_every``
-    generations the mean plays ``evaluate_episodes``. What is drawn depends on seed, generation and wave alone,
-    so a wave that was interrupted is simply played again.
-    """
-
-    def __init__(self, config: ControllerConfig, controller: Controller, play: Play, seed: int) -> None:
-        self.config, self.controller, self.play, self.seed = config, controller, play, seed
-        self.evolution = Evolution(controller.theta.numel(), config.population, config.sigma0, seed)
-        self.returns = np.empty(0)
-        self.lengths = np.empty(0, np.int64)
-        self.evaluating = False
-        self.best_evaluation = -math.inf
-
-    def __call__(self, experience: Experience) -> Metrics:
-        """Play one wave; when it completes a generation or an evaluation, use it."""
-        done, wave = len(self.returns), side_by_side(self.config, experience.slots)
-        pairs = np.arange(done, min(done + wave, self._total()))
-        # the wave's own chance; with shared seeds every wave of a generation has the same
-        chance = ("evaluate", done) if self.evaluating else ("wave", 0 if self.config.shared_seeds else done)
-        seeds = self._seeds(pairs)
-        outcome = self.play(experience, self._weights(pairs), seeds, self._derive(*chance))
-        if not np.isfinite(outcome.ret).all():
-            raise NonFinite(f"a return of generation {self.evolution.generation + 1} is not finite: {outcome.ret}")
-        self.returns = np.concatenate([self.returns, outcome.ret])
-        self.lengths = np.concatenate([self.lengths, outcome.length])
-        metrics: dict[str, float] = {"wave_return": float(outcome.ret.mean())}
-        if len(self.returns) == self._total():
-            metrics |= self._evaluated() if self.evaluating else self._generation()
-            self.returns, self.lengths = np.empty(0), np.empty(0, np.int64)
-        return metrics
-
-    def _total(self) -> int:
-        config = self.config
-        return config.evaluate_episodes if self.evaluating else config.population * config.episodes
-
-    def _weights(self, pairs: np.ndarray) -> np.ndarray:
-        if self.evaluating:
-            return self.evolution.mean[None]
-        together = self.config.episodes if self.config.train_in == "dream" else 1  # a dream wave: whole candidates
-        return self.evolution.ask()[pairs[::together] // self.config.episodes]
-
-    def _seeds(self, pairs: np.ndarray) -> np.ndarray:
-        """Candidates i and i + P/2 meet the same episodes, or with ``shared_seeds`` all do; new each generation."""
-        config = self.config
-        if self.evaluating:
-            return np.array([self._derive("evaluation", int(pair)) for pair in pairs])
-        alike = 1 if config.shared_seeds else math.ceil(config.population / 2)
-        return np.array(
-            [self._derive("episode", int(p // config.episodes) % alike, int(p % config.episodes)) for p in pairs]
-        )
-
-    def _derive(self, *path: str | int) -> int:
-        return derive(self.seed, "controller", self.evolution.generation, *path)
-
-    def _generation(self) -> dict[str, float]:
-        config, evolution = self.config, self.evolution
-        fitness = self.returns.reshape(config.population, config.episodes).mean(1)  # (P,)
-        evolution.tell(fitness)
-        self._show_mean()
-        self.evaluating = bool(config.evaluate_every) and evolution.generation % config.evaluate_every == 0
-        return {
-            "generation": evolution.generation,
-            "return": fitness.mean(),
-            "return_std": fitness.std(),
-            "return_best": fitness.max(),
-            "return_worst": fitness.min(),
-            "length": self.lengths.mean(),
-            "sigma": evolution.sigma,
-        }
-
-    def _evaluated(self) -> dict[str, float]:
-        self.evaluating = False
-        mean = float(self.returns.mean())
-        self.best_evaluation = max(self.best_evaluation, mean)
-        return {
-            "mean_return": mean,
-            "mean_return_std": float(self.returns.std()),
-            "mean_return_best": self.best_evaluation,
-            "mean_length": float(self.lengths.mean()),
-        }
-
-    def _show_mean(self) -> None:
-        self.controller.theta.copy_(torch.as_tensor(self.evolution.mean))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "evolution": self.evolution.state_dict(),
-            "returns": self.returns,
-            "lengths": self.lengths,
-            "evaluating": self.evaluating,
-            "best_evaluation": self.best_evaluation if math.isfinite(self.best_evaluation) else None,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.evolution.load_state_dict(state["evolution"])
-        self.returns = np.asarray(state["returns"], np.float64)
-        self.lengths = np.asarray(state["lengths"], np.int64)
-        self.evaluating = bool(state["evaluating"])
-        best = state["best_evaluation"]
-        self.best_evaluation = -math.inf if best is None else float(best)
-        self._show_mean()
+        self.form: Callable[[Tensor, Tensor], Tensor] = form
+        self.theta = nn.Parameter(torch.zeros(form.size), requires_grad=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gymnasium import spaces
 
 from dreamlab.agents import Footprint
-from dreamlab.agents.world_models.config import Config, side_by_side
+from dreamlab.agents.world_models.config import Config, dreams, side_by_side
 from dreamlab.core.types import act_size
 
 if TYPE_CHECKING:
@@ -31,18 +31,22 @@ def footprint(config: Config, obs_space: spaces.Dict, act_space: spaces.Space, r
     """Peak memory of learning beyond process and weights, and bytes of codes beside a row of the replay."""
     vision, memory, controller = config.vision, config.memory, config.controller
     image = obs_space.spaces.get("image")
-    size = image.shape[-1] if image is not None and image.shape else 64
-    see = vision.batch * 4 * MAPS_HELD * _map_values(size) + CONVOLUTION_SCRATCH
-    head = 3 * memory.mixtures * vision.latent
+    latent, see = vision.latent, 0.0
+    if image is not None and image.shape:
+        see = vision.batch * 4 * MAPS_HELD * _map_values(image.shape[-1]) + CONVOLUTION_SCRATCH
+    elif vision.encoder != "mlp":
+        latent = obs_space["vector"].shape[0]  # type: ignore[index]
+    head = 3 * memory.mixtures * latent
     remember = memory.batch * memory.sequence * 4 * (HEADS_HELD * head + HIDDEN_HELD * memory.hidden)
     dream = 0.0
-    if controller.train_in == "dream":
+    if dreams(config):
         rows = side_by_side(controller, run.envs)
-        dream = rows * 4 * (8 * memory.hidden + 2 * head + 8 * vision.latent)
-    candidates = (vision.latent + memory.hidden + 1) * act_size(act_space)
-    covariance = 5 * 8 * candidates**2  # CMA-ES: the matrix, its factors, and what updating them takes
+        dream = rows * 4 * (8 * memory.hidden + 2 * head + 8 * latent)
+    features = latent + memory.hidden * (len(controller.inputs) - 1)
+    weights = (features + 1) * (controller.hidden or act_size(act_space))
+    covariance = 5 * 8 * weights**2 if controller.learner == "cma-es" else 0  # the matrix, its factors, updating them
     peak = LIBRARIES + covariance + max(see, remember, dream)
-    return Footprint(memory_bytes=int(peak), row_bytes=2 * 2 * vision.latent)
+    return Footprint(memory_bytes=int(peak), row_bytes=2 * 2 * latent)
 
 
 def _map_values(size: int) -> int:

@@ -8,11 +8,11 @@
     head:            ▼              ▼              h[t] has seen steps before t: C acts on [z_t, h_t],
                  z1 rew1 con1   z2 rew2 con2       and the heads on h_t predict what row t holds
 
-Every dimension of z has its own K Gaussians (the authors' code; not one mixture for the whole vector).
-The LSTM has one bias, as TensorFlow's, and its forget gate one more constant 1 when it runs.
+Every dimension of z has its own K Gaussians (``Factorised``, the authors' code), or the whole vector has K of them
+(``Joint``, ctallec's). The LSTM has one bias, as TensorFlow's, and its forget gate one more constant 1 when it runs.
+An episode's start zeroes the state, and with ``restart`` is an input too (the authors' Doom).
 
-Ours, not the paper's: a floor under sigma; reward and continuation are two optional linear heads; the start of an
-episode zeroes the state and is no input of its own (the paper's Doom has it as one: 2048 parameters more).
+Ours, not the paper's: a floor under sigma; reward and continuation are two optional linear heads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Mixture(NamedTuple):
-    """K Gaussians for every dimension of z: (..., K, D) each."""
+    """K Gaussians for every dimension of z: (..., K, D) each; a joint mixture's weights are (..., K, 1)."""
 
     logit: Tensor
     mean: Tensor
@@ -66,18 +66,57 @@ class Sequences(NamedTuple):
     """(B, T) bool: both rows are there, and of one episode"""
 
 
-def sequences(batch: Batch, z: Tensor) -> Sequences:
-    """Pair every row with the next one: (B, T + 1) rows are T steps."""
+def sequences(batch: Batch, z: Tensor, act: Tensor) -> Sequences:
+    """Pair every row with the next one: (B, T + 1) rows are T steps. ``act`` as M sees it (B, T + 1, A)."""
     valid = batch.mask[:, :-1] & batch.mask[:, 1:] & ~batch.is_first[:, 1:]
     return Sequences(
         z[:, :-1],
-        batch.act[:, :-1],
+        act[:, :-1],
         batch.is_first[:, :-1],
         z[:, 1:],
         batch.rew[:, 1:],
         batch.is_terminal[:, 1:],
         valid,
     )
+
+
+class Factorised:
+    """Each dimension mixes K Gaussians of its own: 3KD numbers, logits, means, log-stds, each (K, D)."""
+
+    def __init__(self, k: int, d: int) -> None:
+        self.k, self.d, self.size, self.logits = k, d, 3 * k * d, d
+
+    def split(self, raw: Float[Tensor, "*batch O"]) -> Mixture:
+        """Views of the head's numbers; log-stds as they come."""
+        return Mixture(*raw.unflatten(-1, (3, self.k, self.d)).unbind(-3))
+
+    @staticmethod
+    def nll(mixture: Mixture, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """-log sum_k pi_k N(z; mu_k, sigma_k) of every dimension, in nats."""
+        log_density = log_densities(mixture, z)  # (..., K, D)
+        return mixture.logit.logsumexp(-2) - (mixture.logit + log_density).logsumexp(-2)  # (..., D)
+
+
+class Joint:
+    """The vector mixes K diagonal Gaussians: K(2D + 1) numbers, logits (K), then means and log-stds (K, D)."""
+
+    def __init__(self, k: int, d: int) -> None:
+        self.k, self.d, self.size, self.logits = k, d, k * (2 * d + 1), 1
+
+    def split(self, raw: Float[Tensor, "*batch O"]) -> Mixture:
+        """Views of the head's numbers; log-stds as they come."""
+        mean, log_std = raw[..., self.k :].unflatten(-1, (2, self.k, self.d)).unbind(-3)
+        return Mixture(raw[..., : self.k, None], mean, log_std)
+
+    @staticmethod
+    def nll(mixture: Mixture, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 1"]:
+        """-log sum_k pi_k prod_d N(z_d; mu_kd, sigma_kd) in nats for each of the D dimensions."""
+        log_density = log_densities(mixture, z).sum(-1, keepdim=True)  # (..., K, 1)
+        joint = mixture.logit.logsumexp(-2) - (mixture.logit + log_density).logsumexp(-2)
+        return joint / z.shape[-1]
+
+
+MIXTURES: dict[str, type[Factorised] | type[Joint]] = {"factorised": Factorised, "joint": Joint}
 
 
 class Memory(nn.Module):
@@ -89,13 +128,14 @@ class Memory(nn.Module):
     def __init__(self, latent: int, act: int, config: MemoryConfig) -> None:
         super().__init__()
         hidden = config.hidden
-        self.latent, self.hidden, self.mixtures = latent, hidden, config.mixtures
+        self.latent, self.act, self.hidden, self.restart = latent, act, hidden, config.restart
+        self.kind = MIXTURES[config.mixture](config.mixtures, latent)
         self.min_log_std = math.log(config.sigma_floor)
         # gates in torch's order: input, forget, candidate, output
-        self.input_weight = nn.Parameter(torch.empty(4 * hidden, latent + act))
+        self.input_weight = nn.Parameter(torch.empty(4 * hidden, latent + act + config.restart))
         self.hidden_weight = nn.Parameter(torch.empty(4 * hidden, hidden))
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
-        self.head = nn.Linear(hidden, 3 * config.mixtures * latent)  # rows: logits, means, log-stds, each (K, D)
+        self.head = nn.Linear(hidden, self.kind.size)
         wanted = {"rew": config.reward, "con": config.continuation}
         self.extra = nn.ModuleDict({name: nn.Linear(hidden, 1) for name, on in wanted.items() if on})
         ones = torch.zeros(4, hidden)
@@ -113,11 +153,19 @@ class Memory(nn.Module):
         zeros = self.bias.new_zeros(n, self.hidden)
         return zeros, zeros.clone()
 
+    def _inputs(self, z: Tensor, act: Tensor, first: Tensor) -> Tensor:
+        return torch.cat([z, act, first.unsqueeze(-1)] if self.restart else [z, act], -1)
+
     def cell(
-        self, z: Float[Tensor, "N D"], act: Float[Tensor, "N A"], h: Float[Tensor, "N H"], c: Float[Tensor, "N H"]
+        self,
+        z: Float[Tensor, "N D"],
+        act: Float[Tensor, "N A"],
+        h: Float[Tensor, "N H"],
+        c: Float[Tensor, "N H"],
+        first: Float[Tensor, " N"],
     ) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N H"]]:
-        """(h, c) after (z, act): one step of the LSTM."""
-        gates = F.linear(torch.cat([z, act], -1), self.input_weight, self.bias + self.forget)  # (N, 4H)
+        """(h, c) after (z, act): one step of the LSTM. ``first`` is 1 where z is an episode's first."""
+        gates = F.linear(self._inputs(z, act, first), self.input_weight, self.bias + self.forget)  # (N, 4H)
         gates = (gates + F.linear(h, self.hidden_weight)).float()
         i, f, g, o = gates.chunk(4, -1)  # (N, H) each
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -131,7 +179,7 @@ class Memory(nn.Module):
         The fused LSTM runs over whole stretches; it is cut where any row of the batch starts an episode.
         """
         weights = [self.input_weight, self.hidden_weight, self.bias + self.forget, self.no_bias]
-        inputs = torch.cat([z, act], -1)  # (B, T, D + A)
+        inputs = self._inputs(z, act, is_first.to(z))  # (B, T, D + A), and one more with restart
         starts = is_first[:, 1:].any(0).nonzero().flatten().add(1).tolist()
         state, outputs = self.initial(len(z)), []
         for begin, end in zip([0, *starts], [*starts, z.shape[1]], strict=True):
@@ -154,25 +202,23 @@ class Memory(nn.Module):
             h, c = h * keep, c * keep
             hs.append(h)
             cs.append(c)
-            h, c = self.cell(z[:, t], act[:, t], h, c)
+            h, c = self.cell(z[:, t], act[:, t], h, c, is_first[:, t].to(h))
         return torch.stack(hs, 1), torch.stack(cs, 1)
 
     def mixture(self, h: Float[Tensor, "*batch H"]) -> Mixture:
         """The distribution of z at the step that h leads to."""
-        raw = self.head(h).float().unflatten(-1, (3, self.mixtures, self.latent))  # (..., 3, K, D)
-        logit, mean, log_std = raw.unbind(-3)
-        return Mixture(logit, mean, log_std.clamp(min=self.min_log_std))
+        mixture = self.kind.split(self.head(h).float())
+        return mixture._replace(log_std=mixture.log_std.clamp(min=self.min_log_std))
 
     def extras(self, h: Float[Tensor, "*batch H"]) -> Mapping[str, Float[Tensor, "*batch"]]:
         """``rew``: the predicted reward; ``con``: the logit of going on. Only the heads there are."""
         return {name: head(h).float().squeeze(-1) for name, head in self.extra.items()}
 
 
-def mixture_nll(mixture: Mixture, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-    """-log sum_k pi_k N(z; mu_k, sigma_k) of every dimension, in nats."""
+def log_densities(mixture: Mixture, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
+    """log N(z_d; mu_kd, sigma_kd), in nats."""
     scaled = (z.unsqueeze(-2) - mixture.mean) * (-mixture.log_std).exp()  # (..., K, D)
-    log_density = -0.5 * scaled.square() - mixture.log_std - HALF_LOG_2PI
-    return mixture.logit.logsumexp(-2) - (mixture.logit + log_density).logsumexp(-2)  # (..., D)
+    return -0.5 * scaled.square() - mixture.log_std - HALF_LOG_2PI
 
 
 def mixture_mean(mixture: Mixture) -> Float[Tensor, "*batch D"]:
@@ -180,8 +226,8 @@ def mixture_mean(mixture: Mixture) -> Float[Tensor, "*batch D"]:
     return (mixture.logit.softmax(-2) * mixture.mean).sum(-2)
 
 
-def mixture_entropy(mixture: Mixture) -> Float[Tensor, "*batch D"]:
-    """Entropy of the choice among the K Gaussians, in nats: 0 to log K."""
+def mixture_entropy(mixture: Mixture) -> Float[Tensor, "*batch L"]:
+    """Entropy of the choice among the K Gaussians, in nats: 0 to log K (joint: one choice for all dimensions)."""
     log_pi = mixture.logit.log_softmax(-2)
     return -(log_pi.exp() * log_pi).sum(-2)
 
@@ -191,10 +237,11 @@ def sample(mixture: Mixture, temperature: float, noise: Noise) -> Float[Tensor, 
 
     The Gaussian chosen is the first whose running sum of weights reaches the uniform draw.
     """
-    weight = ((mixture.logit - mixture.logit.amax(-2, keepdim=True)) / temperature).exp()  # (N, K, D)
+    weight = ((mixture.logit - mixture.logit.amax(-2, keepdim=True)) / temperature).exp()  # (N, K, D), joint (N, K, 1)
     running = weight.cumsum(-2)
-    reached = noise.uniform.unsqueeze(-2) * running[..., -1:, :]  # (N, 1, D)
-    pick = (running[..., :-1, :] < reached).sum(-2, keepdim=True)  # (N, 1, D) in 0 .. K-1
+    reached = noise.uniform[..., None, : weight.shape[-1]] * running[..., -1:, :]
+    pick = (running[..., :-1, :] < reached).sum(-2, keepdim=True)  # in 0 .. K-1
+    pick = pick.expand_as(mixture.mean[..., :1, :])  # (N, 1, D)
     mean = mixture.mean.gather(-2, pick).squeeze(-2)
     std = mixture.log_std.gather(-2, pick).squeeze(-2).exp()  # only the chosen
     return mean + std * noise.normal * math.sqrt(temperature)  # (N, D)
@@ -217,7 +264,7 @@ def memory_losses(
 
     rew and is_terminal are the rows predicted: those at t + 1.
     """
-    losses = {"nll": nll.mean(-1)}  # (B, T)
+    losses = {"nll": nll.mean(-1)}  # (B, T); of a joint mixture there is one number
     if "rew" in extras:
         losses["rew"] = (extras["rew"] - rew).square()
     if "con" in extras:

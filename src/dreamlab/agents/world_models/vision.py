@@ -1,6 +1,7 @@
 """V, the vision: a convolutional variational autoencoder (Ha & Schmidhuber 2018, arXiv:1803.10122, appendix A.1).
 
-No padding, stride 2 everywhere, no batch normalisation. At 64x64::
+No padding, stride 2 everywhere; batch normalisation after each convolution is an option that is not the paper's.
+At 64x64::
 
     image 3x64x64 ─conv4─ 32x31x31 ─conv4─ 64x14x14 ─conv4─ 128x6x6 ─conv4─ 256x2x2 ─dense─ mu, logvar (D)
     z (D) ─dense─ 1024x1x1 ─deconv5─ 128x5x5 ─deconv5─ 64x13x13 ─deconv6─ 32x30x30 ─deconv6─ 3x64x64, sigmoid
@@ -13,7 +14,8 @@ on the size exactly. At 64 the rule gives the paper's layers; 16x16 takes two st
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dreamlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from dreamlab.core.types import Obs
 
 SIZES = range(8, 129)
 TOLERANCE = 0.1
@@ -69,6 +74,43 @@ def grown(kernels: tuple[int, ...]) -> int:
     return width
 
 
+class Seeing(Protocol):
+    """What V is, for images and for vectors: a module that turns what is seen (x) into z, and z into what it means."""
+
+    key: str
+    """which observation it sees"""
+    latent: int
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> object: ...
+
+    def inputs(self, obs: Obs) -> Float[Tensor, N * x]:
+        """x of observations with any leading axes."""
+        ...
+
+    def adapt(self, x: Float[Tensor, N * x]) -> None:
+        """Take a training batch into running statistics, if there are any."""
+        ...
+
+    def encode(self, x: Float[Tensor, N * x]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Mean and log-variance of z."""
+        ...
+
+    def decode(self, z: Float[Tensor, "N D"]) -> Float[Tensor, N * x]:
+        """The x that z stands for."""
+        ...
+
+    def error(self, x: Float[Tensor, N * x], recon: Float[Tensor, N * x]) -> Float[Tensor, " N"]:
+        """What a reconstruction costs."""
+        ...
+
+    def losses(
+        self, x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor, kl_floor: float
+    ) -> dict[str, Float[Tensor, " N"]]:
+        """``reconstruction`` and ``kl`` of every x."""
+        ...
+
+
 class Vision(nn.Module):
     """Encodes an image into a Gaussian over z, decodes z into an image. Images are (N, C, s, s) in [0, 1].
 
@@ -76,7 +118,9 @@ class Vision(nn.Module):
         UserError: the images are not square, or of a size without a form.
     """
 
-    def __init__(self, image: tuple[int, ...], latent: int) -> None:
+    key = "image"
+
+    def __init__(self, image: tuple[int, ...], latent: int, batch_norm: bool = False, loss: str = "squared") -> None:
         super().__init__()
         colours, height, width = image
         if height != width:
@@ -86,17 +130,33 @@ class Vision(nn.Module):
         self.latent = latent
         self.encoder = nn.Sequential()
         for before, after in itertools.pairwise((colours, *form.channels)):
-            self.encoder.extend([nn.Conv2d(before, after, 4, stride=2), nn.ReLU()])
+            norm = [nn.BatchNorm2d(after)] if batch_norm else []
+            self.encoder.extend([nn.Conv2d(before, after, 4, stride=2), *norm, nn.ReLU()])
         self.mu = nn.Linear(flat, latent)
         self.logvar = nn.Linear(flat, latent)
         self.dense = nn.Linear(latent, dense)
         widths = (dense, *form.channels[-2::-1], colours)
         self.decoder = nn.Sequential()
         for before, after, kernel in zip(widths[:-1], widths[1:], form.kernels, strict=True):
-            self.decoder.extend([nn.ConvTranspose2d(before, after, kernel, stride=2), nn.ReLU()])
+            norm = [nn.BatchNorm2d(after)] if batch_norm and after != colours else []
+            self.decoder.extend([nn.ConvTranspose2d(before, after, kernel, stride=2), *norm, nn.ReLU()])
         self.decoder[-1] = nn.Sigmoid()
+        self.error = ERRORS[loss]
         self.apply(_glorot)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def inputs(self, obs: Obs) -> Float[Tensor, "N C s s"]:
+        """The image's bytes as V sees them."""
+        return pixels(obs["image"])
+
+    def adapt(self, x: Tensor) -> None:
+        """Nothing: batch normalisation keeps its own statistics."""
+
+    def losses(
+        self, x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor, kl_floor: float
+    ) -> dict[str, Float[Tensor, " N"]]:
+        """``vision_losses`` with this V's error."""
+        return vision_losses(x, recon, mu, logvar, kl_floor, self.error)
 
     def encode(self, image: Float[Tensor, "N C s s"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Mean and log-variance of z; decodes nothing."""
@@ -141,17 +201,32 @@ def kl_to_unit(mu: Float[Tensor, "N D"], logvar: Float[Tensor, "N D"]) -> Float[
     return -0.5 * (1 + logvar - mu.square() - logvar.exp())
 
 
+def squared_error(x: Float[Tensor, N * x], recon: Float[Tensor, N * x]) -> Float[Tensor, " N"]:
+    """Squared error, summed over x."""
+    return (x - recon).square().flatten(1).sum(1)
+
+
+def cross_entropy(x: Float[Tensor, N * x], recon: Float[Tensor, N * x]) -> Float[Tensor, " N"]:
+    """Binary cross-entropy of values in [0, 1] in nats, summed over x; least, but not 0, where recon = x."""
+    return F.binary_cross_entropy(recon, x, reduction="none").flatten(1).sum(1)
+
+
+Error = Callable[[Tensor, Tensor], Tensor]
+ERRORS: dict[str, Error] = {"squared": squared_error, "bce": cross_entropy}
+
+
 def vision_losses(
-    image: Float[Tensor, "N C s s"],
-    recon: Float[Tensor, "N C s s"],
+    x: Float[Tensor, N * x],
+    recon: Float[Tensor, N * x],
     mu: Float[Tensor, "N D"],
     logvar: Float[Tensor, "N D"],
     kl_floor: float,
+    error: Error = squared_error,
 ) -> dict[str, Float[Tensor, " N"]]:
-    """Squared error summed over the image, and the image's KL, which costs at least ``kl_floor`` * D."""
+    """The error summed over the image, and the image's KL, which costs at least ``kl_floor`` * D."""
     kl = kl_to_unit(mu, logvar).sum(-1)  # (N,)
     return {
-        "reconstruction": (image - recon).square().sum((1, 2, 3)),  # (N,)
+        "reconstruction": error(x, recon),  # (N,)
         "kl": kl.clamp(min=kl_floor * mu.shape[-1]),  # (N,)
     }
 
@@ -167,13 +242,13 @@ def active_units(mu: Float[Tensor, "N D"]) -> Tensor:
 
 
 @torch.no_grad()
-def reconstructions(vision: Vision, image: Float[Tensor, "N C s s"]) -> UInt8[Tensor, "C h w"]:
+def reconstructions(vision: Seeing, image: Float[Tensor, "N C s s"]) -> UInt8[Tensor, "C h w"]:
     """A picture: the images above, what V makes of them below."""
     return grid(torch.stack([image, vision.decode(vision.encode(image)[0])]))
 
 
 @torch.no_grad()
-def traversal(vision: Vision, image: Float[Tensor, "N C s s"], count: int = 8) -> UInt8[Tensor, "C h w"]:
+def traversal(vision: Seeing, image: Float[Tensor, "N C s s"], count: int = 8) -> UInt8[Tensor, "C h w"]:
     """A picture: a row for each of the ``count`` most varied dimensions of z, moved from -3 to 3 in one image."""
     mu = vision.encode(image)[0]
     order = mu.var(0).argsort(descending=True)[:count]
