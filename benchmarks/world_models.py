@@ -150,7 +150,7 @@ def memory_gflop(memory: nn.Module, inputs: nn.Parameter, transitions: int) -> f
 def dream_gflop(agent: WorldModelsAgent, rows: int) -> float:
     """Of one step of all rows: M's and C's weights, each once a row."""
     weights = sum(p.numel() for p in agent.model.memory.parameters() if p.dim() == 2)
-    return 2e-9 * rows * (weights + agent.controller.features * agent.controller.act)
+    return 2e-9 * rows * (weights + agent.behaviour.form.size)
 
 
 # ---- cases
@@ -197,11 +197,11 @@ def dream_cases(sizes: Sizes, compute: Compute, precision: str) -> Iterator[Case
     agent = build(Config(vision=VisionConfig(latent=64), memory=memory, controller=controller), DOOM, compute)
     never_over(agent.model.memory)
     rows = Rows(100, 2, DOOM, compute.device, latent=64)
-    theta = np.random.default_rng(0).standard_normal((sizes.population, agent.controller.theta.numel())) * 0.1
+    theta = np.random.default_rng(0).standard_normal((sizes.population, agent.behaviour.controller.theta.numel())) * 0.1
     seeds = np.arange(n)
 
     def run() -> Done:
-        outcome = agent.search.play(rows, theta, seeds, 0)
+        outcome = agent.behaviour.search.play(rows, theta, seeds, 0)
         assert (outcome.length == horizon).all(), "a dream ended early: what was counted was not done"
         return Done(horizon, n * horizon)
 

@@ -29,7 +29,18 @@ ARROWS = {
     "studio": {"evals", "dream", "run", "logs", "envs", "core"},
     "publish": {"evals", "dream", "run", "logs", "envs", "core"},
 }
-OPTIONAL = {"wandb", "ale_py", "dm_control", "ray", "envpool", "crafter", "vizdoom", "tianshou", "huggingface_hub"}
+OPTIONAL = {
+    "wandb",
+    "ale_py",
+    "dm_control",
+    "ray",
+    "envpool",
+    "crafter",
+    "vizdoom",
+    "minatar",
+    "tianshou",
+    "huggingface_hub",
+}
 
 
 def room(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreamlab.cli import demo, dream, evaluate, listing, plan, presets
+from dreamlab.cli import demo, dream, evaluate, listing, ls, plan, presets
 from dreamlab.cli import envs as envs_command
 from dreamlab.cli.flags import ask
 from dreamlab.cli.main import main, verbs
@@ -125,7 +125,7 @@ def commands() -> list[tuple[str, str]]:
 def read(argv: list[str]) -> None:
     """Parse a command as its verb does, without running it. Raises SystemExit or UserError where it would."""
     verb, rest = argv[0], [PLACEHOLDERS.get(word, word) for word in argv[1:]]
-    options = {"demo": demo.Options, "evaluate": evaluate.Options, "dream": dream.Options}
+    options = {"demo": demo.Options, "evaluate": evaluate.Options, "dream": dream.Options, "ls": ls.Options}
     if verb == "--version":
         return
     assert verb in verbs(), f"no verb {verb!r}"
@@ -177,6 +177,20 @@ def test_every_verb_and_every_option_of_it_that_is_typed_is_found():
     assert outcome(["train", "world-models", "--env", "tiny/Catch", "--agent.vison.updates", "3"]) == 2
     with pytest.raises(AssertionError):
         read(["evalute", "runs/demo"])
+
+
+def test_every_option_that_other_projects_options_become_exists(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")  # no option is cut in two
+    assert main(["train", "world-models", "--env", "CarRacing-v3", "--help"]) == 0
+    there = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
+    text = (ROOT / "docs" / "from_other_projects.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    here = [span for row in rows for cell in row[2:4] for span in spans(cell) if not span.startswith("dreamlab ")]
+    named = {option for span in here for option in re.findall(r"(?<!\S)--[\w.-]+", span)}
+    assert len(named) > 30
+    assert not named - there
 
 
 # -- code ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ import io
 import numpy as np
 import pytest
 
+from dreamlab.core.pictures import PALETTE, to_rgb
 from dreamlab.logs import pictures
-from dreamlab.logs.video import FPS, caption, read_mp4, tile, to_gif, to_rgb, upscale, write_mp4
+from dreamlab.logs.video import FPS, caption, read_mp4, tile, to_gif, upscale, write_mp4
 
 
 def moving_square(length: int, height: int, width: int) -> np.ndarray:
@@ -48,13 +49,25 @@ def test_gif_has_every_frame():
     assert (len(list(ImageSequence.Iterator(image))), image.size, image.info["duration"]) == (6, (40, 32), 100)
 
 
-def test_any_number_of_channels_becomes_rgb():
-    pixels = np.zeros((2, 4, 5, 6), np.uint8)
-    pixels[:, 2] = 9
-    assert to_rgb(pixels).shape == (2, 5, 6, 3)
-    assert (to_rgb(pixels) == 9).all()
-    colour = np.arange(3, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
-    assert (to_rgb(colour) == [0, 1, 2]).all()
+def test_an_image_of_any_number_of_channels_can_be_shown():
+    """Grey and colour are as they are; planes have colours of their own, and all together are white, as in grids."""
+    rng = np.random.default_rng(0)
+    for channels in range(1, 14):
+        pixels = rng.integers(0, 256, (2, channels, 5, 6), np.uint8)
+        shown = to_rgb(pixels)
+        assert (shown.shape, shown.dtype) == ((2, 5, 6, 3), np.uint8)
+        assert (to_rgb(pixels[1]) == shown[1]).all()
+        assert not to_rgb(np.zeros_like(pixels)).any()
+        if channels in (1, 3):
+            assert (shown == pixels.transpose(0, 2, 3, 1)).all()
+        else:
+            for k in range(channels):
+                alone = np.zeros((channels, 1, 1), np.uint8)
+                alone[k] = 255
+                assert tuple(to_rgb(alone)[0, 0]) == PALETTE[k % len(PALETTE)]
+        if channels > 3:
+            assert (to_rgb(np.full_like(pixels, 255)) == 255).all()
+    assert len(set(PALETTE)) == len(PALETTE)
 
 
 def test_a_caption_adds_a_band_and_leaves_the_frames_alone():

@@ -40,14 +40,14 @@ CASES = {
         "CarRacing-v3",
         "demo",
         {"collect_steps": 1600, "vision": {"updates": 4}, "memory": {"updates": 3}, "controller": SHORT},
-        {"time_limit": 40},
+        {"time_limit": 40, "engine": "gymnasium"},
         {"eval_episodes": 2},
     ),
     "car-racing": (
         "CarRacing-v3",
         "car-racing",
         {"collect_steps": 2000, "vision": {"updates": 3}, "memory": {"updates": 1}, "controller": SHORT},
-        {"time_limit": 100},
+        {"time_limit": 100, "engine": "gymnasium"},
         {"envs": 2, "eval_episodes": 2},
     ),
 }

@@ -26,17 +26,19 @@ def train(
     folder: str | Path | None = None,
     config: dict[str, Any] | None = None,
     env_config: dict[str, Any] | None = None,
+    data: str | Path | None = None,
     **run: Any,
 ) -> Opened:
     """Train an agent, or go on with the run in ``folder``; returns it, ready to act.
 
     Args:
         agent: ``"world-models"``, or the dotted path of your own agent's module.
-        env: an environment's id.
+        env: an environment's id; may be left out where there is ``data``.
         preset: settings to start from; the agent's for that suite unless named.
         folder: where the run is written; ``runs/...`` named after agent, environment and seed unless told.
         config: the agent's settings, nested: ``{"vision": {"updates": 1000}}``.
         env_config: the environment's settings: ``{"time_limit": 500}``.
+        data: recordings to learn from instead of collecting: a folder of files, a dataset, or a run's.
         run: how to run: ``seed=1, envs=4, device="cuda"`` (``dreamlab.run.config.RunConfig``).
 
     Raises:
@@ -46,7 +48,7 @@ def train(
     from dreamlab.cli.train import home
     from dreamlab.cli.train import train as start
 
-    spec = options.resolve(agent, env, preset)
+    spec = options.resolve(agent, env, preset, data=data)
     spec = dataclasses.replace(
         spec,
         config=merge(spec.config, config or {}, "config"),

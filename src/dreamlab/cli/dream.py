@@ -127,8 +127,9 @@ def film(
     path: Path, opened: Opened, batches: Sequence[Batch], context: int, temperature: float, count: int, seed: int
 ) -> None:
     """Real | reconstruction | dream | difference, one row a window."""
+    from dreamlab.core.pictures import to_rgb
     from dreamlab.dream.film import films
-    from dreamlab.logs.video import tile, to_rgb, write_mp4
+    from dreamlab.logs.video import tile, write_mp4
 
     shots = [shot for batch in batches for shot in films(opened.model, batch, context, temperature, seed)]
     shots = sorted(shots, key=lambda s: -len(s.real))[:count]  # the whole ones first

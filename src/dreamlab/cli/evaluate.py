@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from dreamlab.cli import output
+from dreamlab.cli import output, recorded
 from dreamlab.cli.flags import ask
 from dreamlab.core.config import to_dict
 from dreamlab.core.errors import UserError
+from dreamlab.envs import evaluation
 
 ABOUT = "score a run's agent in its environment, under a written protocol"
 
@@ -23,6 +25,8 @@ class Options:
 
     run: Positional[str]
     """the run's folder"""
+    env: str | None = None
+    """the environment, for a run that learned from recordings alone"""
     episodes: int = 100
     """episodes, each with a seed of its own"""
     seed: int = 0
@@ -64,6 +68,7 @@ def evaluate(
     explore: bool = False,
     device: str = "auto",
     say: Any = print,
+    env: str | None = None,
 ) -> dict[str, Any]:
     """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol."""
     for name, value, least in (("episodes", episodes, 1), ("envs", envs, 0), ("seed", seed, 0)):
@@ -75,7 +80,8 @@ def evaluate(
 
     opened = session.open_run(run, checkpoint, device)
     n = 1 if render else min(envs or opened.spec.run.envs, episodes)  # one window, not one for each environment
-    venv = session.environments(opened.spec, n, render="human" if render else video)
+    spec = dataclasses.replace(opened.spec, env=evaluation(recorded.stage(opened, env)))
+    venv = session.environments(spec, n, render="human" if render else video)
     try:
         outcome, frames = evals.evaluate(
             opened.policy(explore),
@@ -85,7 +91,7 @@ def evaluate(
             film=video and not render,
         )
         protocol = evals.protocol(
-            to_dict(opened.spec.env),
+            to_dict(spec.env),
             seed=seed,
             episodes=episodes,
             mode="exploring" if explore else "evaluation",
@@ -96,13 +102,13 @@ def evaluate(
         )
     finally:
         venv.close()
-    score = evals.score(opened.spec.agent, opened.spec.env.id, outcome, protocol)
+    score = evals.score(opened.spec.agent, spec.env.id, outcome, protocol)
     stored = opened.folder / "evaluations"
     stored.mkdir(exist_ok=True)
     write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes.json", score)
     if frames:
         path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
-        evals.film(path, frames, f"{opened.spec.agent} · {opened.spec.env.id} · return {outcome.ret[0]:.0f}")
+        evals.film(path, frames, f"{opened.spec.agent} · {spec.env.id} · return {outcome.ret[0]:.0f}")
         say(f"film: {path}")
     error = score["std"] / max(1, len(outcome.ret) - 1) ** 0.5
     say(

@@ -17,6 +17,7 @@ A spec is stored as ``config.yaml``::
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from dreamlab import agents, envs
 from dreamlab.cli.flags import Argument, ask
 from dreamlab.core import config as configs
 from dreamlab.core.errors import UserError, suggest
+from dreamlab.envs import recordings
 from dreamlab.envs.config import EnvConfig
 from dreamlab.run.config import RunConfig
 
@@ -49,11 +51,15 @@ class Spec:
     source: Path | None = None
     """--from: the run whose trained parts are taken"""
     data: Path | None = None
+    """--data: the recordings that are learned from"""
+    skip_bad: bool = False
     folder: Path | None = None
     """--run: where it is written"""
     dry_run: bool = False
     logs: tuple[str, ...] | None = None
     """names of sinks; None for the standard ones"""
+    wandb: str | None = None
+    """the W&B project that is logged to as well"""
     said: str = ""
     """where the settings come from, for the first line that is printed"""
 
@@ -73,7 +79,9 @@ class PlanFlags:
     source: Annotated[Path | None, Argument(name="from", metavar="RUN", help_behavior_hint="")] = None
     """another run, whose trained parts are taken"""
     data: Annotated[Path | None, Argument(metavar="PATH", help_behavior_hint="")] = None
-    """recordings to learn from"""
+    """recordings to learn from: a folder of .npz, .npy or mp4, of dreamlab collect, or a run's"""
+    skip_bad: Annotated[bool, Argument(help_behavior_hint="")] = False
+    """leave out recordings that are not in order"""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class TrainFlags(PlanFlags):
     """every stage once, shrunk: whether it all works, in a minute"""
     logs: Annotated[tuple[str, ...] | None, Argument(metavar="SINK", help_behavior_hint="")] = None
     """where metrics go; without it: console jsonl tensorboard pictures"""
+    wandb: Annotated[str | None, Argument(metavar="PROJECT", help_behavior_hint="")] = None
+    """log to this project (or TEAM/PROJECT) of W&B, too"""
 
 
 F = TypeVar("F", bound=PlanFlags)
@@ -103,7 +113,7 @@ def parse(
     """
     argv = list(argv)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    typed = {key: _peek(argv, key) for key in ("--env", "--env.id", "--preset", "--config", "--run")}
+    typed = {key: _peek(argv, key) for key in ("--env", "--env.id", "--preset", "--config", "--run", "--data")}
     helping = "-h" in argv or "--help" in argv
     file = typed["--config"]
     if name is None and file is None and typed["--run"] and not helping:
@@ -121,7 +131,7 @@ def parse(
     if typed["--env"] and typed["--env.id"] and typed["--env"] != typed["--env.id"]:
         raise UserError(f"two environments: --env {typed['--env']} and --env.id {typed['--env.id']}; leave one out")
     env_id = typed["--env"] or typed["--env.id"]
-    base = resolve(name, env_id, typed["--preset"], file, need_env=not helping)
+    base = resolve(name, env_id, typed["--preset"], file, not helping, typed["--data"])
     return _flagged(base, argv, f"{command} {name or ''}".strip(), flags, about)
 
 
@@ -131,8 +141,11 @@ def resolve(
     preset: str | None = None,
     file: str | Path | None = None,
     need_env: bool = True,
+    data: str | Path | None = None,
 ) -> Spec:
     """A spec before any option: defaults, then the preset, then a stored config.
+
+    With ``data`` no environment need be named.
 
     Raises:
         UserError: something unknown, something missing, or all that is wrong in the preset or the file.
@@ -148,9 +161,13 @@ def resolve(
     start = agents.preset(agent, preset) if preset else {}
     file_env = stored.get("env") if isinstance(stored.get("env"), Mapping) else {}
     env = env or file_env.get("id") or start.get("env", {}).get("id")  # type: ignore[union-attr]
+    data = Path(data) if data else _path(stored, "data")
+    if not env and data:
+        env = recordings.ID
     if not env and need_env:
         raise UserError(
-            f"which environment? type: dreamlab train {agent} --env CarRacing-v3; dreamlab envs lists those that work"
+            f"which environment? type: dreamlab train {agent} --env CarRacing-v3; dreamlab envs lists those that work. "
+            "To learn from recordings alone: --data PATH"
         )
     suite = envs.suite_of(str(env)).__name__.rsplit(".", 1)[-1] if env else None
     said = f"config {file}" if file else f"preset {preset}"
@@ -159,7 +176,7 @@ def resolve(
         start = agents.preset(agent, preset) if preset else {}
         said = f"preset {preset}, the default of {agent} for {suite}" if preset else "plain defaults"
         said += "" if preset else f": {agent} has no preset for {env}"
-    defaults = (module.Config(), envs.default_config(str(env)) if env else EnvConfig(id=UNKNOWN), RunConfig())
+    defaults = (module.Config(), _env_defaults(str(env), data) if env else EnvConfig(id=UNKNOWN), RunConfig())
     config, env_config, run = _merged(defaults, start, ("agent", "env", "run"), f"preset {preset}: ")
     if file:
         config, env_config, run = _merged(
@@ -168,9 +185,7 @@ def resolve(
     if env:
         env_config = dataclasses.replace(env_config, id=str(env))
     label = preset or stored.get("preset")
-    return Spec(
-        agent, config, env_config, run, label, source=_path(stored, "from"), data=_path(stored, "data"), said=said
-    )
+    return Spec(agent, config, env_config, run, label, source=_path(stored, "from"), data=data, said=said)
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:
@@ -215,16 +230,20 @@ def differences(spec: Spec, stored: Mapping[str, Any]) -> list[tuple[str, Any, A
     return [change for change in configs.differences(stored, to_dict(spec)) if change[0] != "preset"]
 
 
-def refuse_recordings(spec: Spec) -> None:
-    """Raises UserError for ``--data``: better than to train on something else than was asked for."""
-    if spec.data is not None:
-        raise UserError(
-            f"--data {spec.data}: learning from recordings does not exist in this version; leave it out, and the agent "
-            "collects its own experience"
-        )
-
-
 # -- parts ---------------------------------------------------------------------------------------------------
+
+
+def _env_defaults(env: str, data: Path | None) -> EnvConfig:
+    """An environment's own settings; without one, images as large as the recordings say that theirs are."""
+    default = envs.default_config(env)
+    if env != recordings.ID or data is None:
+        return default
+    try:
+        said = json.loads((data / "recordings.json").read_text(encoding="utf-8"))
+        _, h, w = said["observations"]["image"]["shape"]
+        return dataclasses.replace(default, size=(h, w))
+    except (OSError, ValueError, KeyError, TypeError):  # they do not say, or what they say is read with care later
+        return default
 
 
 def _merged(
@@ -272,9 +291,11 @@ def _flagged(base: Spec, argv: Sequence[str], command: str, flags: type[F], abou
         run=found.run,
         source=found.flags.source,
         data=found.flags.data,
+        skip_bad=found.flags.skip_bad,
         folder=found.flags.folder,
         dry_run=getattr(found.flags, "dry_run", False),
         logs=getattr(found.flags, "logs", None),
+        wandb=getattr(found.flags, "wandb", None),
     )
     return spec, found.flags
 

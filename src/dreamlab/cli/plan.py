@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dreamlab import agents, envs
 from dreamlab.cli.flags import Argument
-from dreamlab.cli.options import PlanFlags, Spec, parse, refuse_recordings
+from dreamlab.cli.options import PlanFlags, Spec, parse
+from dreamlab.cli.recorded import refuse_unable
 from dreamlab.core.errors import UserError
 
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-    from dreamlab.core.protocols import Phase
+    from dreamlab.core.protocols import Agent, Phase
+    from dreamlab.core.types import Recorded
 
 ABOUT = "what a run would cost: steps, parameters, memory, disk"
 
@@ -79,7 +81,7 @@ class Plan:
         return {
             "agent": self.agent,
             "env": self.env,
-            "phases": [{"name": p.name, "env_steps": p.env_steps, "rounds": p.rounds} for p in self.phases],
+            "phases": [{"name": p.key, "env_steps": p.env_steps, "rounds": p.rounds} for p in self.phases],
             "frames": self.frames,
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
             "memory_bytes": self.memory_bytes,
@@ -90,47 +92,60 @@ class Plan:
 def run(argv: Sequence[str]) -> int:
     """Print a plan."""
     spec, flags = parse(argv, "dreamlab plan", Flags, "What a run would cost, without running it.")
-    from dreamlab.cli import session
+    from dreamlab.cli import recorded, session
 
-    refuse_recordings(spec)
-    spec, obs_space, act_space, _ = session.settle(spec)
-    found = plan(spec, spaces=(obs_space, act_space))
+    material = recorded.find(spec, spec.folder)
+    spec, obs_space, act_space, _ = session.settle(spec, material)
+    if material is not None:
+        recorded.refuse_unfit(material, spec, obs_space, act_space)
+    found = plan(spec, spaces=(obs_space, act_space), recorded=recorded.told(material, spec.env))
     if flags.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         print(f"{spec.agent} on {spec.env.id}: {spec.said}")
+        for line in recorded.words(material, spec.env, obs_space) if material else []:
+            print(line)
         print("\n".join(lines(found)))
     return 0
 
 
-def _recipe(spec: Spec, module: ModuleType) -> Sequence[Phase]:
-    """The agent's budget; parts taken from another run are not trained again."""
-    if spec.source is not None and hasattr(module, "TAKES"):
-        return module.budget(spec.config, spec.run, module.TAKES)
-    return module.budget(spec.config, spec.run)
+def _recipe(spec: Spec, module: ModuleType, recorded: Recorded | None) -> Sequence[Phase]:
+    """The agent's budget; parts taken from another run are not trained again, and recordings not collected."""
+    loaded = module.TAKES if spec.source is not None and hasattr(module, "TAKES") else ()
+    if recorded is not None:
+        return module.budget(spec.config, spec.run, loaded, recorded)
+    return module.budget(spec.config, spec.run, loaded) if loaded else module.budget(spec.config, spec.run)
 
 
 def plan(
-    spec: Spec, phases: Sequence[Phase] | None = None, spaces: tuple[spaces.Dict, spaces.Space] | None = None
+    spec: Spec,
+    phases: Sequence[Phase] | None = None,
+    spaces: tuple[spaces.Dict, spaces.Space] | None = None,
+    recorded: Recorded | None = None,
 ) -> Plan:
     """What ``spec`` would cost. Networks are built at full size on the meta device, which takes no memory.
 
     Args:
         spec: the run.
-        phases: its recipe where it differs from the agent's ``budget``: parts taken from another run, recordings.
+        phases: its recipe where it differs from the agent's ``budget``.
         spaces: of observations and actions; without them, an environment is built to see.
+        recorded: the recordings that it learns from.
 
     Raises:
-        UserError: the agent cannot be built for this environment.
+        UserError: the agent cannot be built for this environment, or cannot learn from these recordings.
     """
     module = agents.load(spec.agent)
     obs_space, act_space = spaces or envs.spaces_of(spec.env)
-    recipe = tuple(phases if phases is not None else _recipe(spec, module))
-    parameters = count(_parts(module, spec, obs_space, act_space))
+    agent = _imagined(module, spec, obs_space, act_space)
+    refuse_unable(agent, spec.agent, recorded)
+    recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
+    parameters = count(agent.parts)
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
     weights = sum(parameters.values()) * 4
     worker = getattr(envs.suite_of(spec.env.id), "WORKER_BYTES", WORKER_BYTES)
     rolls = 2 if any(phase.rounds for phase in recipe) else 1
+    if recorded is not None:  # whole episodes at the end alone, unless some are collected on top
+        rolls = (1 + any(phase.env_steps for phase in recipe)) * recorded.env
     return Plan(
         agent=spec.agent,
         env=spec.env.id,
@@ -141,7 +156,7 @@ def plan(
         + rolls * spec.run.envs * worker * spec.env.workers
         + footprint.memory_bytes
         + weights * WEIGHT_COPIES,
-        disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes)
+        disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes, recorded)
         + spec.run.keep * weights * SAVED_COPIES
         + EXTRA_DISK_BYTES,
     )
@@ -149,10 +164,10 @@ def plan(
 
 def lines(found: Plan) -> list[str]:
     """A plan in a few lines for reading."""
-    wide = max(len(name) for name in ("phase", *(p.name for p in found.phases)))
+    wide = max(len(name) for name in ("phase", *(p.key for p in found.phases)))
     table = [f"  {'phase':{wide}}  {'env steps':>12}  {'frames':>12}  {'rounds':>9}"]
     for p in found.phases:
-        table.append(f"  {p.name:{wide}}  {p.env_steps:>12,}  {p.env_steps * found.repeat:>12,}  {p.rounds:>9,}")
+        table.append(f"  {p.key:{wide}}  {p.env_steps:>12,}  {p.env_steps * found.repeat:>12,}  {p.rounds:>9,}")
     if len(found.phases) > 1:
         rounds = sum(p.rounds for p in found.phases)
         table.append(f"  {'in all':{wide}}  {found.env_steps:>12,}  {found.frames:>12,}  {rounds:>9,}")
@@ -176,27 +191,37 @@ def refuse_if_too_big(found: Plan, folder: Path) -> None:
     one_more = sum(found.parameters.values()) * 4 * SAVED_COPIES  # a checkpoint is written before an older one goes
     if found.disk_bytes + one_more > MARGIN * disk:
         fits = int(found.env_steps * MARGIN * disk / found.disk_bytes)
+        less = (
+            f"about {_round(fits):,} of its {found.env_steps:,} steps would fit (--steps {_round(fits)}), "
+            "or keep the newest rows only (--capacity)"
+            if found.env_steps
+            else "fewer recordings or smaller images (--env.size) would fit"
+        )
         wrong.append(
             f"needs about {size(found.disk_bytes)} of disk, but {size(disk)} are free at {folder}: "
-            f"about {_round(fits):,} of its {found.env_steps:,} steps would fit (--steps {_round(fits)}), "
-            f"or keep the newest rows only (--capacity), or --run on another disk"
+            f"{less}, or --run on another disk"
         )
     if wrong:
         raise UserError(f"this run {'; and it '.join(wrong)}")
 
 
 def replay_bytes(
-    spec: Spec, phases: Iterable[Phase], obs_space: spaces.Dict, act_space: spaces.Space, annotations: int
+    spec: Spec,
+    phases: Iterable[Phase],
+    obs_space: spaces.Dict,
+    act_space: spaces.Space,
+    annotations: int,
+    recorded: Recorded | None = None,
 ) -> int:
     """Bytes on disk of the rows that will be held, as the replay reserves them column by column."""
     import numpy as np
 
     from dreamlab.run.columns import RESERVE_BYTES
 
-    steps, streams = sum(phase.env_steps for phase in phases), spec.run.envs
-    if not steps:
+    steps, streams = sum(phase.env_steps for phase in phases), spec.run.envs if recorded is None else 1
+    rows = steps * (1 + RESET_ROWS) + (recorded.rows if recorded is not None else 0)
+    if not rows:
         return 0
-    rows = steps * (1 + RESET_ROWS)
     if spec.run.capacity:
         rows = min(rows, spec.run.capacity + spec.run.keep * max(64 * streams, spec.run.capacity / 8))
     times = math.ceil(rows / streams)
@@ -220,14 +245,15 @@ def count(parts: Mapping[str, Any]) -> dict[str, int]:
     return counts
 
 
-def _parts(module: Any, spec: Spec, obs_space: spaces.Dict, act_space: spaces.Space) -> Mapping[str, Any]:
+def _imagined(module: Any, spec: Spec, obs_space: spaces.Dict, act_space: spaces.Space) -> Agent:
+    """The agent at full size, taking no memory."""
     import torch
 
     from dreamlab.nn.compute import Compute
 
     meta = torch.device("meta")
     with meta:
-        return module.build(spec.config, obs_space, act_space, Compute(meta), spec.run.seed, spec.run).parts
+        return module.build(spec.config, obs_space, act_space, Compute(meta), spec.run.seed, spec.run)
 
 
 # -- what there is -------------------------------------------------------------------------------------------

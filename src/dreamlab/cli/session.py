@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,19 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from gymnasium import spaces
 
 from dreamlab import agents, envs
-from dreamlab.cli import options, resume
+from dreamlab.cli import options, recorded, resume
 from dreamlab.cli.options import Spec
 from dreamlab.core.config import read_yaml
 from dreamlab.core.errors import UserError, suggest
+from dreamlab.envs.recordings import ID as NO_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gymnasium.vector import VectorEnv
 
+    from dreamlab.cli.recorded import Material
     from dreamlab.core.protocols import Agent, Policy, WorldModel
+    from dreamlab.logs.logger import Sink
     from dreamlab.nn.compute import Compute
     from dreamlab.run.experience import Experience
+
+
+ERROR = "error.txt"
+"""in a run folder: why the run could not go on"""
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,17 @@ def stored_spec(folder: Path) -> Spec:
     return dataclasses.replace(options.from_dict(read_yaml(path), str(path)), folder=folder)
 
 
-def settle(spec: Spec) -> tuple[Spec, spaces.Dict, spaces.Space, ModuleType]:
+def settle(spec: Spec, found: Material | None = None) -> tuple[Spec, spaces.Dict, spaces.Space, ModuleType]:
     """The spec with what depends on the environment settled, the spaces, and the agent's module.
 
     An agent that sees images looks at rendered frames where the environment itself gives vectors.
+    Where there is no environment, the recordings ``found`` say what is seen, or the run's folder does.
     """
     module = agents.load(spec.agent)
+    if spec.env.id == NO_ENV and (found or spec.folder):
+        found = found or recorded.remembered(spec.folder)  # type: ignore[arg-type]
+        if found is not None:
+            return spec, *recorded.spaces_alone(found, spec.env), module
     obs_space, act_space = envs.spaces_of(spec.env)
     if module.SEES == "image" and "image" not in obs_space.spaces and spec.env.obs == "auto":
         spec = dataclasses.replace(spec, env=dataclasses.replace(spec.env, obs="pixels"))
@@ -131,9 +143,24 @@ def make_experience(
     from dreamlab.run.experience import Experience
     from dreamlab.run.replay import Replay
 
-    replay = Replay(folder / "replay", spec.run.envs, spec.run.capacity, spec.run.keep)
-    make = functools.partial(environments, spec, spec.run.envs)
-    return Experience(replay, obs_space, act_space, compute.device, make, spec.run.envs)
+    streams = spec.run.envs if spec.data is None else 1  # recordings come one after another
+    replay = Replay(folder / "replay", streams, spec.run.capacity, spec.run.keep)
+    make, collect = (functools.partial(environments, spec, n) for n in (spec.run.envs, streams))
+    return Experience(replay, obs_space, act_space, compute.device, make, spec.run.envs, collect=collect)
+
+
+def sinks(spec: Spec, folder: Path) -> list[Sink]:
+    """Where a run's metrics go; nothing is written yet.
+
+    Raises:
+        UserError: an unknown sink, or one whose package is missing.
+    """
+    from dreamlab.logs.logger import STANDARD, open_sinks
+
+    names = list(spec.logs or STANDARD)
+    if spec.wandb is None:
+        return open_sinks(folder, names)
+    return open_sinks(folder, dict.fromkeys([*names, "wandb"]), {"wandb": {"project": spec.wandb}})
 
 
 def prepare(spec: Spec) -> Compute:
@@ -218,6 +245,33 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another process is training in {folder}; wait for it or name another folder with --run"
             ) from None
         yield
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a process holds a run folder."""
+    try:
+        import fcntl
+
+        with open(folder / ".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # Windows has no lock; nobody has ever trained there
+        pass
+    return False
+
+
+@contextmanager
+def failure_noted(folder: Path) -> Iterator[None]:
+    """Leave in ``error.txt`` why a run could not go on; the file goes when it does go on."""
+    path = folder / ERROR
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):  # as on a full disk
+            path.write_text(f"{error or type(error).__name__}\n", encoding="utf-8")
+        raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,17 +7,24 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamlab import agents
-from dreamlab.cli import options, plan, resume
+from dreamlab.cli import options, plan, recorded, resume
 from dreamlab.cli.options import Spec
 from dreamlab.core.config import merge, to_dict, write_yaml
 from dreamlab.core.errors import UserError
+from dreamlab.envs import evaluation as evaluation_config
+from dreamlab.envs.recordings import ID as NO_ENV
 
 if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from dreamlab.logs.logger import Logger
+    from dreamlab.run.experience import Experience
     from dreamlab.run.trainer import Trainer
 
 ABOUT = "train an agent, or go on with a run"
@@ -49,6 +56,7 @@ def dry_run(spec: Spec, say: Callable[[str], None] = print) -> int:
             run=dataclasses.replace(spec.run, steps=None, envs=min(spec.run.envs, 4), eval_episodes=2),
             folder=Path(folder),
             dry_run=False,
+            wandb=None,
         )
         code = train(spec, lambda line: None if line.startswith("next:") else say(line))
     if code == 0:
@@ -57,10 +65,11 @@ def dry_run(spec: Spec, say: Callable[[str], None] = print) -> int:
 
 
 def home(spec: Spec) -> Path:
-    """The run's folder; without ``--run``, one named after agent, environment and seed."""
+    """The run's folder; without ``--run``, one named after agent, environment (or recordings) and seed."""
     if spec.folder is not None:
         return spec.folder
-    return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.agent}-{spec.env.id}-s{spec.run.seed}")
+    what = spec.data.resolve().stem if spec.data is not None and spec.env.id == NO_ENV else spec.env.id
+    return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.agent}-{what}-s{spec.run.seed}")
 
 
 def train(spec: Spec, say: Callable[[str], None] = print) -> int:
@@ -71,41 +80,59 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         RunError: the run could not go on; its last checkpoint is kept.
     """
     from dreamlab.cli import session
+    from dreamlab.logs.logger import Logger
     from dreamlab.run.checkpoint import Checkpoints
 
-    options.refuse_recordings(spec)
-    spec, obs_space, act_space, module = session.settle(spec)
     folder = home(spec)
+    material = recorded.find(spec, folder)
+    spec, obs_space, act_space, module = session.settle(spec, material)
+    if material is not None:
+        recorded.refuse_unfit(material, spec, obs_space, act_space)
+    sinks = session.sinks(spec, folder)
     with session.locked(folder):
         known = resume.goes_on(spec, folder)
         say(headline(spec))
-        outlook = plan.plan(spec, spaces=(obs_space, act_space))
+        outlook = plan.plan(spec, spaces=(obs_space, act_space), recorded=recorded.told(material, spec.env))
         if not known:
             plan.refuse_if_too_big(outlook, folder)
             write_yaml(folder / "config.yaml", options.to_dict(spec))
         compute = session.prepare(spec)
         say(f"{compute} · {folder}")
-        for line in plan.lines(outlook):
+        about = recorded.words(material, spec.env, obs_space) if material is not None else []
+        for line in [*about, *plan.lines(outlook)]:
             say(line)
         agent = session.make_agent(spec, module, obs_space, act_space, compute)
         if spec.source is not None and not Checkpoints(folder).steps():
             say(take_parts(agent, spec.source))
+        recorded.refuse_unable(agent, spec.agent, recorded.told(material, spec.env))
         experience = session.make_experience(spec, folder, obs_space, act_space, compute)
-        return _run(spec, folder, agent, experience, compute, say)
+        with session.failure_noted(folder):
+            return _run(spec, folder, agent, experience, compute, Logger(sinks), say, material)
 
 
-def _run(spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, say: Callable[[str], None]) -> int:
+def _run(
+    spec: Spec,
+    folder: Path,
+    agent: Any,
+    experience: Experience,
+    compute: Any,
+    log: Logger,
+    say: Callable[[str], None],
+    material: recorded.Material | None,
+) -> int:
     from dreamlab.evals.report import write_report
-    from dreamlab.logs.logger import STANDARD, Logger, open_sinks
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import Stopped, Trainer
 
-    log = Logger(open_sinks(folder, spec.logs or STANDARD))
     trainer = Trainer(agent, experience, log, Checkpoints(folder, spec.run.keep), spec.run)
     trainer.settings = options.to_dict(spec)
-    trainer.evaluate = lambda step: evaluation(spec, folder, trainer, compute, step)
     try:
         step = trainer.restore()
+        if step is None and material is not None:  # what an interrupted start had read was forgotten
+            recorded.fill(material, experience, folder, spec.env)
+        acts = getattr(agent, "acts", True)
+        if acts and spec.env.id != NO_ENV:
+            trainer.evaluate = lambda step: evaluation(spec, folder, trainer, compute, step)
         if step is not None:
             done = trainer.progress.current(trainer.phases) is None
             log.message(f"going on from step {step}" if not done else f"this run is finished (step {step})")
@@ -118,8 +145,12 @@ def _run(spec: Spec, folder: Path, agent: Any, experience: Any, compute: Any, sa
         experience.close()
     say(f"done: step {trainer.step}, {folder}")
     write_report(folder)
-    dreams = f" · dreamlab dream {folder}" if hasattr(agent, "model") and experience.replay.stop else ""
-    say(f"next: dreamlab evaluate {folder} --episodes 100{dreams} · {folder / 'report.html'}")
+    dreams = f"dreamlab dream {folder} · " if hasattr(agent, "model") and experience.replay.stop else ""
+    if trainer.evaluate is None:
+        say(f"it was not evaluated: {'there is no environment' if acts else 'it has not learned to act'}")
+    where = " --env ID (one that fits)" if spec.env.id == NO_ENV else ""
+    scores = f"dreamlab evaluate {folder}{where} --episodes 100 · " if acts else ""
+    say(f"next: {scores}{dreams}{folder / 'report.html'}")
     return 0
 
 
@@ -128,14 +159,15 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
     from dreamlab.evals import episodes
     from dreamlab.run.checkpoint import write_json
 
-    envs, count = trainer.experience.rollout_envs(), spec.run.eval_episodes
+    count, started = spec.run.eval_episodes, time.monotonic()
     seeds = episodes.seeds_of(spec.run.seed, count)
-    started = time.monotonic()
-    outcome, _ = episodes.evaluate(
-        trainer.agent.policy(explore=False), envs, seeds, compute.device, stop=lambda: trainer.stop
-    )
+    scored = dataclasses.replace(spec, env=evaluation_config(spec.env))
+    with _environments(scored, spec, trainer.experience) as envs:
+        outcome, _ = episodes.evaluate(
+            trainer.agent.policy(explore=False), envs, seeds, compute.device, stop=lambda: trainer.stop
+        )
     protocol = episodes.protocol(
-        to_dict(spec.env),
+        to_dict(scored.env),
         seed=spec.run.seed,
         episodes=count,
         mode="evaluation",
@@ -155,6 +187,21 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
     trainer.log.write(step)
     trainer.log.message(f"evaluation at step {step}: {mean:.1f} ± {std:.1f} over {count} episodes")
     return mean
+
+
+@contextmanager
+def _environments(scored: Spec, spec: Spec, experience: Experience) -> Iterator[VectorEnv]:
+    """Those for whole episodes, or some of their own where scores are taken under other settings than training."""
+    from dreamlab.cli import session
+
+    if scored.env == spec.env:
+        yield experience.rollout_envs()
+        return
+    envs = session.environments(scored, spec.run.envs)
+    try:
+        yield envs
+    finally:
+        envs.close()
 
 
 def headline(spec: Spec) -> str:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import leaves, pick, tree_map
+from dreamlab.core.pictures import to_rgb
 from dreamlab.core.protocols import State, WorldModel
 from dreamlab.core.seeds import forked, torch_rng
 from dreamlab.core.types import act_size
@@ -133,8 +134,7 @@ class DreamEnv(VectorEnv):
         """The last pictures, (h, w, 3) each; None without a render mode or without pictures."""
         if self.render_mode is None or "image" not in self._obs:
             return None
-        frames = self._obs["image"].transpose(0, 2, 3, 1)  # (N, h, w, C)
-        return tuple(np.repeat(f, 3, -1) if f.shape[-1] == 1 else f.copy() for f in frames)
+        return tuple(to_rgb(self._obs["image"]).copy())  # (N, h, w, 3)
 
     @classmethod
     def single(cls, model: WorldModel, starts: State, act_space: spaces.Space, **kwargs: Any) -> SingleDream:

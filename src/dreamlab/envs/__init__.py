@@ -7,6 +7,9 @@ A suite is one module here, found by its name::
     ids() -> list[str]                             those that can be made here and now
     make(config, render_mode=None) -> Env          one environment as it comes
     make_vec(config, n, seed) -> VectorEnv | None  optional: a native engine, or None where it does not serve
+    default(id) -> Config                          optional: an id's default, where ``Config(id=id)`` is not
+    evaluation(config) -> EnvConfig                optional: the settings under which a score is taken
+    REPEATS = True                                 optional: ``make`` gives environments that repeat actions themselves
 
 Imports nothing heavy.
 """
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from gymnasium import spaces
     from gymnasium.vector import VectorEnv
 
-__all__ = ["EnvConfig", "default_config", "make", "spaces_of", "suite_of", "suites"]
+__all__ = ["EnvConfig", "default_config", "evaluation", "make", "spaces_of", "suite_of", "suites"]
 
 LAST = ("gym", "dotted")
 """suites that claim whatever nobody else does"""
@@ -34,7 +37,7 @@ LAST = ("gym", "dotted")
 
 def suites() -> list[str]:
     """The names of all suites, in the order in which they are asked whether an id is theirs."""
-    parts = {"build", "check", "config", "envpool", "foreign", "processes", "wrappers", "workers"}
+    parts = {"ale_py", "build", "check", "config", "envpool", "foreign", "processes", "wrappers", "workers"}
     names = sorted({m.name for m in pkgutil.iter_modules(__path__)} - parts)
     return [n for n in names if n not in LAST] + [n for n in LAST if n in names]
 
@@ -67,7 +70,14 @@ def default_config(id: str) -> EnvConfig:
     Raises:
         UserError: there is no such environment here; says what to type.
     """
-    return suite_of(id).Config(id=id)
+    suite = suite_of(id)
+    return suite.default(id) if hasattr(suite, "default") else suite.Config(id=id)
+
+
+def evaluation(config: EnvConfig) -> EnvConfig:
+    """The settings under which a score is taken: those of training, without what only helps learning."""
+    suite = suite_of(config.id)
+    return suite.evaluation(config) if hasattr(suite, "evaluation") else config
 
 
 def make(config: EnvConfig, n: int, seed: int, render: bool | Literal["human"] = False) -> VectorEnv:

@@ -1,4 +1,4 @@
-"""Box2D's LunarLander and BipedalWalker, each episode in a world of its own.
+"""Box2D's BipedalWalker, each episode in a world of its own: numbers, or pixels by rendering.
 
 Box2D remembers the contact order of what was destroyed, so BipedalWalker-v3 plays the same seed and actions
 otherwise in a used world than in a new one. A new world costs a millisecond or two and makes resuming exact.
@@ -16,24 +16,24 @@ from dreamlab.envs.config import EnvConfig
 if TYPE_CHECKING:
     import gymnasium
 
-IDS = ["BipedalWalker-v3", "BipedalWalkerHardcore-v3", "LunarLander-v3", "LunarLanderContinuous-v3"]
+IDS = ["BipedalWalker-v3", "BipedalWalkerHardcore-v3"]
 
 
 @dataclass(frozen=True)
 class Config(EnvConfig):
-    """LunarLander and BipedalWalker."""
+    """BipedalWalker."""
 
     fresh: bool = True
     """build the environment anew for each episode: a used Box2D world plays the same seed otherwise"""
 
 
 def claims(id: str) -> bool:
-    """LunarLander and BipedalWalker in today's versions."""
+    """BipedalWalker in today's versions, easy and hard."""
     return id in IDS
 
 
 def ids() -> list[str]:
-    """All, where Box2D is installed."""
+    """Both, where Box2D is installed."""
     return list(IDS) if find_spec("Box2D") else []
 
 

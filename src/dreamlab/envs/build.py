@@ -52,7 +52,8 @@ def one(config: EnvConfig, render: Render = False) -> gymnasium.Env:
     suite = envs.suite_of(config.id)
     try:
         env = _raw(suite, config, "rgb_array" if render else None)
-        env = PlainAction(Repeat(env, config.repeat) if config.repeat > 1 else env)
+        repeated = config.repeat == 1 or getattr(suite, "REPEATS", False)
+        env = PlainAction(env if repeated else Repeat(env, config.repeat))
         if config.actions == "unit":
             env = UnitAction(env)
         if config.time_limit is not None:

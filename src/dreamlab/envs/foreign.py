@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-ATARI = """
-adventure air_raid alien amidar assault asterix asteroids atlantis bank_heist battle_zone beam_rider berzerk bowling
-boxing breakout carnival centipede chopper_command crazy_climber defender demon_attack double_dunk elevator_action
-enduro fishing_derby freeway frostbite gopher gravitar hero ice_hockey jamesbond journey_escape kaboom kangaroo
-krull kung_fu_master montezuma_revenge ms_pacman name_this_game phoenix pitfall pong pooyan private_eye qbert
-riverraid road_runner robotank seaquest skiing solaris space_invaders star_gunner surround tennis time_pilot
-tutankham up_n_down venture video_pinball wizard_of_wor yars_revenge zaxxon
-"""
 OTHERS = {
     r"dmc[_/]|dm_control|dmcontrol": "DeepMind Control",
     r"crafter": "Crafter",
-    r"vizdoom|doomtakecover": "ViZDoom",
     r"minecraft|minerl|minedojo": "Minecraft",
     r"dmlab": "DeepMind Lab",
     r"procgen": "Procgen",
     r"memmaze|memory_maze": "Memory Maze",
-    r"minatar": "MinAtar",
     r"bsuite": "bsuite",
     r"metaworld": "Meta-World",
 }
+PACKAGED = {
+    "ViZDoom": ("vizdoom", r"(ppaquette)?(viz)?doom|takecover"),
+    "MinAtar": ("minatar", r"minatar|.+minatar$"),
+}
+"""suites of packages: module (also package and extra), and how ids of theirs begin in plain letters"""
 OWN = "its Gymnasium form can be given by a function of your own: type my_pkg.my_env:make"
 
 
 def answer(id: str, known: Iterable[str]) -> str | None:
     """What to say about an id that no suite claims, if it is recognised; ``known`` are those that work here."""
     known = list(known)
-    found = _another_version(id, known) or _uninstalled(id) or _atari(id) or _elsewhere(id)
+    found = _another_version(id, known) or _packaged(id) or _uninstalled(id) or _atari(id) or _elsewhere(id)
     return found if found or nearest(id, known) else _unregistered(id)
 
 
@@ -82,22 +78,36 @@ def _uninstalled(id: str) -> str | None:
     return f"{id} is not here; type: pip install '{extra}', then {best}"
 
 
+def _packaged(id: str) -> str | None:
+    """TakeCover, DoomTakeCover-v0, minatar-breakout: a name of a suite that another package brings, in some form."""
+    name = _plain(_versioned(id)[0])
+    for title, (module, begins) in PACKAGED.items():
+        if not re.match(begins, name):
+            continue
+        ids = importlib.import_module(f"dreamlab.envs.{module}").IDS
+        prefixes = r"ppaquette|vizdoom|doom|minatar|multibinary"
+        games = {re.sub(prefixes, "", _plain(_versioned(k)[0])): k for k in ids}  # the newest version comes last
+        close = difflib.get_close_matches(re.sub(prefixes, "", name), games, n=1, cutoff=0.6)
+        best = games[close[0]] if close else f"one of {', '.join(games.values())}"
+        if find_spec(module) is None:
+            return f"{id} is not here; type: pip install 'dreamlab[{module}]', then {best} ({title})"
+        return f"{id} is not an id of {title} here; type {best}"
+    return None
+
+
 def _atari(id: str) -> str | None:
-    """atari_pong, Pong-v4, PongNoFrameskip-v4, ALE/Pong-v5: the package ale_py has them, and registers them."""
-    if id.lower().startswith(("ale/", "atari_", "atari/")):
-        title = re.split(r"[/_]", id, maxsplit=1)[1]
-    else:
-        title = id
-    title = re.sub(r"(NoFrameskip|Deterministic|-ram|-ramNoFrameskip)*(-v\d+)?$", "", title)
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", title).lower()
-    if name not in ATARI.split():
+    """atari_pong, Pong, Pong-v4, PongDeterministic-v4, Pong-ram-v0: today's id, and the one without sticky actions."""
+    from dreamlab.envs import atari
+
+    title = re.sub(r"^(ALE/|atari[_/])|(NoFrameskip|Deterministic|-ram)*(-v\d+)?$", "", id, flags=re.IGNORECASE)
+    same = [name for name in (atari.CLASSIC + atari.MORE).split() if _plain(name) == _plain(title)]
+    if not same:
         return None
-    ours = "ale_py:ALE/" + "".join(word.capitalize() for word in name.split("_")) + "-v5"
+    ours = f"ALE/{atari.title(same[0])}-v5"
+    if id.endswith("-v4") and same[0] in atari.CLASSIC.split():
+        ours += f", or {atari.title(same[0])}NoFrameskip-v4 for the older rules"
     if find_spec("ale_py") is None:
-        return (
-            f"{id} is an Atari game: this version has no Atari suite, but takes the ids that the package ale_py "
-            f"registers; type: pip install ale-py, then {ours}"
-        )
+        return f"{id} is an Atari game; type: pip install 'dreamlab[atari]', then {ours}"
     return f"{id} is an Atari game; type {ours}"
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NEEDS = {"box2d": "Box2D", "mujoco": "mujoco", "phys2d": "jax", "tabular": "jax"}
 """packages behind Gymnasium's own families"""
 
+SUITES = ("ale_py", "minatar", "vizdoom")
+"""packages with a suite of their own"""
+
 
 @dataclass(frozen=True)
 class Config(EnvConfig):
@@ -34,14 +37,18 @@ def claims(id: str) -> bool:
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(f"{id!r} needs the module {module!r}, which cannot be imported: {error}") from error
-    return name in registry and not _dropped(registry[name].entry_point)
+    if name not in registry or _dropped(registry[name].entry_point):
+        return False
+    return bool(module) or not _listed(registry[name])  # what a suite has left out: only where it is asked for by name
 
 
 def ids() -> list[str]:
     """Those registered whose packages are installed."""
     from gymnasium.envs.registration import registry
 
-    return sorted(id for id, spec in registry.items() if not _dropped(spec.entry_point) and not needs(spec))
+    return sorted(
+        id for id, spec in registry.items() if not (_dropped(spec.entry_point) or _listed(spec) or needs(spec))
+    )
 
 
 def needs(spec: EnvSpec) -> str | None:
@@ -51,6 +58,11 @@ def needs(spec: EnvSpec) -> str | None:
     family = re.match(r"gymnasium\.envs\.(\w+)\.", spec.entry_point)
     package = NEEDS.get(family[1]) if family else re.split(r"[.:]", spec.entry_point)[0]
     return None if package is None or package == "__main__" or find_spec(package) else package
+
+
+def _listed(spec: EnvSpec) -> bool:
+    """Whether a suite of its package's own lists the environment; packages register all theirs when first used."""
+    return isinstance(spec.entry_point, str) and re.split(r"[.:]", spec.entry_point)[0] in SUITES
 
 
 def _dropped(entry: Any) -> bool:

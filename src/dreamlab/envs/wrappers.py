@@ -13,9 +13,9 @@ import gymnasium
 import numpy as np
 from gymnasium import Env, ObservationWrapper, Wrapper, spaces
 from gymnasium.spaces.utils import flatten, flatten_space
-from PIL import Image
 
 from dreamlab.core.errors import RunError, UserError
+from dreamlab.core.pictures import picture
 from dreamlab.core.seeds import derive
 from dreamlab.core.types import is_image
 
@@ -172,41 +172,6 @@ def image_space(shape: tuple[int, ...]) -> spaces.Box:
     return spaces.Box(0, 255, shape, np.uint8)  # type: ignore[arg-type]
 
 
-def picture(
-    frame: np.ndarray,
-    size: tuple[int, int],
-    crop: tuple[int, int, int, int] | None = None,
-    grey: bool = False,
-) -> np.ndarray:
-    """A frame (H, W), (H, W, C) or (C, H, W) as uint8 (C, h, w): cropped, then resized, then perhaps grey.
-
-    Raises:
-        UserError: the crop is larger than the frame.
-    """
-    if frame.ndim == 2:
-        frame = frame[..., None]
-    elif frame.shape[-1] not in (1, 3, 4) and frame.shape[0] < frame.shape[-1]:
-        frame = frame.transpose(1, 2, 0)  # (H, W, C)
-    if crop is not None:
-        top, bottom, left, right = crop
-        if bottom > frame.shape[0] or right > frame.shape[1]:
-            raise UserError(f"crop {crop} asks for more than a frame of {frame.shape[0]} by {frame.shape[1]} has")
-        frame = frame[top:bottom, left:right]
-    if grey and frame.shape[-1] == 3:
-        frame = np.asarray(Image.fromarray(np.ascontiguousarray(frame)).convert("L"))[..., None]
-    if frame.shape[:2] != size:
-        frame = _resized(np.ascontiguousarray(frame), size)
-    return np.ascontiguousarray(frame.transpose(2, 0, 1))  # (C, h, w)
-
-
-def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    h, w = size
-    if frame.shape[-1] == 3:
-        return np.asarray(Image.fromarray(frame).resize((w, h), Image.Resampling.BILINEAR))
-    channels = [Image.fromarray(c).resize((w, h), Image.Resampling.BILINEAR) for c in np.moveaxis(frame, -1, 0)]
-    return np.stack([np.asarray(c) for c in channels], -1)
-
-
 def has_images(space: spaces.Space) -> bool:
     """Whether an environment's observations have pictures in them."""
     return any(_pictorial(part) for *_, part in _parts("", space))
@@ -235,6 +200,10 @@ def _at(nested: Any, path: tuple) -> Any:
     return nested
 
 
+GOES_ON = "goes_on"
+"""in the info of an episode's last step: the next reset is none, the game goes on; and of the first step after that"""
+
+
 class SeededReset(Wrapper):
     """The agent sees episodes that depend on (seed, environment, episode number) alone, so that any can be had again.
 
@@ -246,19 +215,24 @@ class SeededReset(Wrapper):
         ``None``, which autoreset sends: the next own episode, or idle after a one-off.
 
     Idle: the last observation, reward 0, no flags, at no cost.
+
+    Where an environment ends an episode for learning alone (``GOES_ON``), what follows belongs to the same own
+    episode: it has the same number, and the action that autoreset ignored has a place among its actions.
     """
 
     def __init__(self, env: Env, seed: int, index: int) -> None:
         super().__init__(env)
         self._seed, self._index = seed, index
         self._next = 0  # number of the next own episode
-        self._one_off = self._idle = self._over = self._started = False
+        self._one_off = self._idle = self._over = self._goes_on = self._started = False
         self._obs: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         if options is None and self._one_off:
             self._idle = True
             return self._obs, {}
+        if options is None and self._goes_on:
+            return self._go_on()
         options = options or {}
         self._one_off = "seeds" in options
         self._idle = self._one_off and options["seeds"] is None
@@ -282,6 +256,7 @@ class SeededReset(Wrapper):
             obs, info = self.reset()
             return obs, 0.0, False, False, info
         self._obs, rew, terminated, truncated, info = self.env.step(act)
+        self._goes_on = bool(info.get(GOES_ON, False))
         return self._obs, float(rew), bool(terminated), bool(truncated), _scalars(info)
 
     def render(self) -> Any:
@@ -290,21 +265,33 @@ class SeededReset(Wrapper):
 
     def _start(self, seed: int) -> tuple[Any, dict]:
         self._obs, info = self.env.reset(seed=seed)
-        self._started = True
+        self._started, self._goes_on = True, False
         return self._obs, _scalars(info)
+
+    def _go_on(self) -> tuple[Any, dict]:
+        self._obs, info = self.env.reset()
+        self._over = self._goes_on = False
+        return self._obs, {**_scalars(info), GOES_ON: True}
 
     def _replay(self, episode: int, actions: np.ndarray) -> tuple[Any, dict]:
         info: dict = {}
         for t, act in enumerate(actions):
+            if self._over and self._goes_on:
+                self._go_on()
+                continue
             if self._over:
-                raise RunError(
-                    f"episode {episode} of environment {self._index} ended after {t} of the {len(actions)} actions "
-                    "that were played in it: the environment is not deterministic under a seed "
-                    "(dreamlab envs check says more)"
-                )
+                raise not_deterministic(episode, self._index, t, len(actions))
             *_, terminated, truncated, info = self.step(act)
             self._over = terminated or truncated
         return self._obs, info
+
+
+def not_deterministic(episode: int, index: int, t: int, actions: int) -> RunError:
+    """The error for an episode that cannot be had again."""
+    return RunError(
+        f"episode {episode} of environment {index} ended after {t} of the {actions} actions that were played in it: "
+        "the environment is not deterministic under a seed (dreamlab envs check says more)"
+    )
 
 
 def _scalars(info: Mapping[str, Any]) -> dict[str, Any]:

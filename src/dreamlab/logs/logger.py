@@ -1,4 +1,4 @@
-"""Collects metrics on the device and hands them to sinks: console, files, TensorBoard.
+"""Collects metrics on the device and hands them to sinks: console, files, TensorBoard, W&B.
 
 Between two writes, values are only summed, so that learning never waits for them; a write fetches all
 means at once. A sink is one file in this folder that offers ``Sink(run)``; its module's name is its name.
@@ -11,7 +11,7 @@ import importlib
 import math
 import pkgutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ class Sink:
 
     vital = False
     """whether a full disk must stop the run rather than switch the sink off"""
+    say: Callable[[str], None] = staticmethod(lambda text: None)
+    """shows whoever watches a line of the sink's own; the logger sets it"""
 
     def write(self, step: int, scalars: Mapping[str, float], media: Media) -> None:
         """Take finite means by ``group/name``, and pictures and films, at one step."""
@@ -60,11 +62,13 @@ class Sink:
         """Flush and let go; called once."""
 
 
-def open_sinks(run: Path, names: Iterable[str] = STANDARD) -> list[Sink]:
-    """The sinks of a run folder, by module name.
+def open_sinks(
+    run: Path, names: Iterable[str] = STANDARD, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Sink]:
+    """The sinks of a run folder, by module name; ``settings`` are keyword arguments for some, by the same name.
 
     Raises:
-        UserError: no sink has that name.
+        UserError: no sink has that name, or it needs a package that is missing.
     """
     folder = str(Path(__file__).parent)
     known = [m.name for m in pkgutil.iter_modules([folder]) if m.name not in NOT_SINKS]
@@ -72,7 +76,7 @@ def open_sinks(run: Path, names: Iterable[str] = STANDARD) -> list[Sink]:
     for name in names:
         if name not in known:
             raise unknown("log sink", name, known)
-        sinks.append(importlib.import_module(f"dreamlab.logs.{name}").Sink(run))
+        sinks.append(importlib.import_module(f"dreamlab.logs.{name}").Sink(run, **(settings or {}).get(name, {})))
     return sinks
 
 
@@ -85,6 +89,8 @@ class Logger:
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = list(sinks)
+        for sink in self.sinks:
+            sink.say = self.message
         self.step = 0
         self._sums: dict[str, Tensor | float] = {}
         self._counts: dict[str, int] = {}

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from dreamlab.core.pictures import to_rgb
 from dreamlab.logs import logger
-from dreamlab.logs.video import FPS, enlarge, to_rgb, write_mp4
+from dreamlab.logs.video import FPS, enlarge, write_mp4
 
 SMALLEST = 512
 """pixels: what is smaller is enlarged by a whole factor, so that viewers do not blur it"""

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamlab.core.pictures import to_rgb
 from dreamlab.logs import logger
-from dreamlab.logs.video import FPS, enlarge, to_gif, to_rgb
+from dreamlab.logs.video import FPS, enlarge, to_gif
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,7 @@
 """Films: writing and reading mp4, animated GIFs, captions, and grids of films side by side.
 
-A film is uint8 (T, H, W, 3) here; the channel-first films of the rest of the house pass through ``to_rgb``.
+A film is uint8 (T, H, W, 3) here; the channel-first films of the rest of the house pass through
+``core.pictures.to_rgb``.
 """
 
 from __future__ import annotations
@@ -27,13 +28,6 @@ NARROWEST = 320
 BACKGROUND, SURFACE, FAINT = (22, 25, 33), (36, 41, 53), (62, 69, 86)
 INK, MUTED = (232, 235, 242), (150, 159, 178)
 SEEN, IMAGINED = (126, 138, 162), (240, 171, 84)
-
-
-def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (..., C, h, w) as (..., h, w, 3). One channel is grey; any other number shows its brightest one."""
-    if pixels.shape[-3] != 3:
-        pixels = pixels.max(axis=-3, keepdims=True).repeat(3, axis=-3)
-    return np.ascontiguousarray(np.moveaxis(pixels, -3, -1))  # (..., h, w, 3)
 
 
 def upscale(frames: np.ndarray, scale: int) -> np.ndarray:

@@ -36,7 +36,7 @@ class Driver:
         self.state: State = ()
         self.owner = ""  # the phase whose policy's state this is
         self.chosen: tuple[np.ndarray, Row] | None = None  # action and columns that the environments failed to take
-        self.episode = np.full(self.n, -1)  # number of the running episode of each environment
+        self.episode = np.full(self.n, -1)  # seeded episode that runs in each environment
         self.acts: list[list[np.ndarray]] = [[] for _ in range(self.n)]  # its actions so far
         self.ret, self.length = np.zeros(self.n), np.zeros(self.n, np.int64)
         self.resumed: dict[str, Any] | None = None
@@ -78,7 +78,7 @@ class Driver:
         self.episode += 1
 
     def _step(self, act: np.ndarray, was_last: np.ndarray) -> None:
-        obs, rew, terminated, truncated, _ = self.envs.step(act)
+        obs, rew, terminated, truncated, info = self.envs.step(act)
         check_finite(obs, rew)
         self.pending = {
             **obs,
@@ -89,9 +89,10 @@ class Driver:
         }
         self.ret = np.where(was_last, 0, self.ret + rew)
         self.length = np.where(was_last, 0, self.length + 1)
-        self.episode += was_last
+        anew = was_last & ~np.asarray(info.get("goes_on", False))  # an episode ended for learning alone goes on
+        self.episode += anew
         for i in range(self.n):
-            if was_last[i]:
+            if anew[i]:
                 self.acts[i] = []
             else:
                 self.acts[i].append(act[i].copy())

@@ -37,11 +37,13 @@ class Experience:
         make: Make | None = None,
         slots: int = 0,
         stop: Callable[[], bool] = lambda: False,
+        collect: Make | None = None,
     ) -> None:
+        """``make`` builds the environments for whole episodes, and ``collect``, where given, those that write rows."""
         self.replay, self.obs_space, self.act_space, self.device = replay, obs_space, act_space, device
         self.stop = stop
         self.rollout_steps = 0
-        self._make, self._slots = make, slots
+        self._make, self._collect, self._slots = make, collect or make, slots
         self._driver: Driver | None = None
         self._rollouts: VectorEnv | None = None
         self._resumed: dict[str, Any] = {}
@@ -104,7 +106,7 @@ class Experience:
     def rollout_envs(self) -> VectorEnv:
         """The environments for whole episodes, started now if they are not there yet."""
         if self._rollouts is None:
-            self._rollouts = self._environments()
+            self._rollouts = _built(self._make)
         return self._rollouts
 
     # -- collecting ------------------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ class Experience:
             raise self._failed
         word = None
         if self._driver is None:
-            self._driver = Driver(self._environments(), self.device)
+            self._driver = Driver(_built(self._collect), self.device)
             self._driver.load_state_dict(self._resumed)
             self._resumed = {}
             word = self._driver.resume(policy, owner)
@@ -141,11 +143,6 @@ class Experience:
                 ended.append(outcome)
         return taken, ended, word
 
-    def _environments(self) -> VectorEnv:
-        if self._make is None:
-            raise RuntimeError("this experience has no environment: it was made from recordings alone")
-        return self._make()
-
     def close(self) -> None:
         """Stop the environments."""
         for envs in (self._driver.envs if self._driver else None, self._rollouts):
@@ -161,3 +158,9 @@ class Experience:
         self.replay.load_state_dict(state["replay"], step)
         self._resumed = dict(state["driver"])
         self.rollout_steps = state["rollout_steps"]
+
+
+def _built(make: Make | None) -> VectorEnv:
+    if make is None:
+        raise RuntimeError("this experience has no environment: it is for reading alone")
+    return make()

@@ -132,7 +132,7 @@ class Thirds:
     """
 
     size = 1
-    STILL, LEFT, RIGHT = 0, 1, 2
+    STILL, RIGHT, LEFT = 0, 1, 2  # the order of VizdoomTakeCover-v1
     EDGE = 0.3333
 
     def __call__(self, raw: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dreamlab.agents.world_models import reports
 from dreamlab.agents.world_models.acting import COLLECTORS
 from dreamlab.agents.world_models.actions import actions_for
+from dreamlab.agents.world_models.actor_critic import ActorCritic
 from dreamlab.agents.world_models.config import STAGES, TAKES, Config, budget, dreams, stages
 from dreamlab.agents.world_models.evolved import Evolved
 from dreamlab.agents.world_models.memory import Memory, Sequences, memory_losses, sequences
@@ -42,7 +43,7 @@ SEQUENCES: dict[str, type[WholeEpisodes] | type[EpisodeWindows]] = {
     "episodes": WholeEpisodes,
     "windows": EpisodeWindows,
 }
-BEHAVIOURS: dict[str, type[Evolved]] = {"cma-es": Evolved}
+BEHAVIOURS: dict[str, type[Evolved] | type[ActorCritic]] = {"cma-es": Evolved, "actor-critic": ActorCritic}
 ENCODE_BATCH = 250
 
 

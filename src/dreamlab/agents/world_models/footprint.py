@@ -46,7 +46,9 @@ def footprint(config: Config, obs_space: spaces.Dict, act_space: spaces.Space, r
     weights = (features + 1) * (controller.hidden or act_size(act_space))
     covariance = 5 * 8 * weights**2 if controller.learner == "cma-es" else 0  # the matrix, its factors, updating them
     peak = LIBRARIES + covariance + max(see, remember, dream)
-    return Footprint(memory_bytes=int(peak), row_bytes=2 * 2 * latent)
+    practises = controller.learner == "actor-critic" and config.actor_critic.env_steps
+    noted = 4 * (features + act_size(act_space)) if practises else 0  # beside each row: what C acted on, and its choice
+    return Footprint(memory_bytes=int(peak), row_bytes=2 * 2 * latent + noted)
 
 
 def _map_values(size: int) -> int:

@@ -1,0 +1,135 @@
+"""Weights & Biases: scalars, pictures and films under their keys, over the run's step.
+
+The folder's name is the run's, ``config.yaml`` its configuration, agent and environment its group. A job that goes
+on goes on with the same run there, whose id is in the checkpoint. W&B cannot be cut back: it keeps what a killed
+process sent after its last checkpoint and drops the same steps when they come again. ``WANDB_MODE=offline`` and
+W&B's other variables are obeyed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dreamlab.core.config import read_yaml
+from dreamlab.core.errors import missing_package
+from dreamlab.core.pictures import to_rgb
+from dreamlab.logs import logger
+from dreamlab.logs.video import FPS, enlarge, write_mp4
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+
+SMALLEST = 256
+"""pixels: films and pictures are enlarged to about this"""
+PATIENCE = 30.0
+"""seconds that beginning and ending may take, each; W&B itself is given them, and we wait a little longer"""
+UPLOADS = ("online", "run", "shared")
+"""the modes that need a key"""
+
+
+class Sink(logger.Sink):
+    """Begins at the first value: by then it is known whether the run goes on.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+
+    def __init__(self, run: Path, project: str = "dreamlab") -> None:
+        spec = find_spec("wandb")
+        if spec is None or spec.origin is None:  # a folder wandb/ that its runs have left is no package
+            raise missing_package("wandb", "wandb", "logging to W&B")
+        self.folder = run
+        self.entity, _, self.project = project.rpartition("/")
+        self.id = secrets.token_hex(4)
+        self._run: Any = None
+        self._closed = -1  # the last step that W&B takes nothing for any more
+
+    def write(self, step: int, scalars: Mapping[str, float], media: logger.Media) -> None:
+        run = self._open()
+        with tempfile.TemporaryDirectory(prefix="dreamlab-wandb-") as folder:  # what is logged is copied at once
+            shown = {key: _shown(pixels, Path(folder) / f"{i}.mp4") for i, (key, pixels) in enumerate(media.items())}
+            # More of the step at which the last job ended, as an evaluation that was broken off, goes to the next one.
+            run.log({**scalars, **shown}, step=step + (step == self._closed))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.id}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.id = str(state["id"])
+
+    def close(self) -> None:
+        if self._run is not None:
+            run, self._run = self._run, None
+            _within(1.1 * PATIENCE, "ending its run", run.finish)
+
+    def _open(self) -> Any:
+        if self._run is None:
+            self._run = _within(1.1 * PATIENCE, "beginning a run", self._begin)
+            self._closed = self._run.step - 1
+            if self._run.offline:
+                place = Path(self._run.dir).parent
+                self.say(f"W&B is offline; to upload this run later: wandb sync {place}")
+            elif self._run.url:  # WANDB_MODE=disabled has none
+                self.say(f"W&B: {self._run.url}")
+        return self._run
+
+    def _begin(self) -> Any:
+        import wandb
+
+        quiet = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
+        if wandb.setup(quiet).settings.mode in UPLOADS and not wandb.login(prompt=False, verify=False):
+            raise RuntimeError("there is no key; type wandb login, or set WANDB_API_KEY or WANDB_MODE=offline")
+        config = read_yaml(self.folder / "config.yaml")
+        return wandb.init(
+            entity=self.entity or None,
+            project=self.project,
+            id=self.id,
+            resume="allow",
+            name=self.folder.resolve().name,
+            group=f"{config['agent']}-{config['env']['id']}",
+            config=config,
+            dir=str(self.folder.resolve()),
+            settings=quiet,
+        )
+
+
+def _shown(pixels: np.ndarray, path: Path) -> Any:
+    """A picture or a film as W&B shows it; a film is encoded here, as W&B would need moviepy for it."""
+    import wandb
+
+    if pixels.ndim == 3:
+        return wandb.Image(enlarge(to_rgb(pixels)[None], SMALLEST)[0])
+    write_mp4(path, enlarge(to_rgb(pixels), SMALLEST), FPS)
+    return wandb.Video(str(path))
+
+
+def _within(seconds: float, what: str, call: Callable[[], T]) -> T:
+    """What ``call()`` gives, in a thread that is left behind where it hangs: a network must not hold up a run.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="wandb", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():  # a timeout of its own
+            raise
+        raise TimeoutError(f"{what} took longer than {seconds:.0f} s") from None
