@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreamlab.cli import demo, dream, evaluate, listing, ls, plan, presets
+from dreamlab.cli import collect, demo, dream, evaluate, listing, ls, plan, presets
 from dreamlab.cli import envs as envs_command
 from dreamlab.cli.flags import ask
 from dreamlab.cli.main import main, verbs
@@ -22,9 +23,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")))
 PACKAGE = ROOT / "src" / "dreamlab"
 PLACEHOLDERS = {"AGENT": "world-models", "ID": "tiny/Catch", "RUN": "runs/demo", "DIR": "runs/demo", "NAME": "smoke"}
+PLACEHOLDERS |= {"ENV": "tiny/Catch"}
 MADE_BY_A_RUN = re.compile(
     r"^(runs|checkpoints|replay|videos|dreams|pictures|evaluations)/|^(metrics\.jsonl|state\.json|best\.json|config\.yaml"
-    r"|summary\.json|report\.html|score\.json|error\.json|paper\.json|events\..*)$"
+    r"|summary\.json|recordings\.json|report\.html|score\.json|error\.json|paper\.json|events\..*)$"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
@@ -126,12 +128,16 @@ def read(argv: list[str]) -> None:
     """Parse a command as its verb does, without running it. Raises SystemExit or UserError where it would."""
     verb, rest = argv[0], [PLACEHOLDERS.get(word, word) for word in argv[1:]]
     options = {"demo": demo.Options, "evaluate": evaluate.Options, "dream": dream.Options, "ls": ls.Options}
+    options["import"] = importlib.import_module("dreamlab.cli.import").Options
     if verb == "--version":
         return
     assert verb in verbs(), f"no verb {verb!r}"
     if verb in options:
         if rest or verb == "demo":
             ask(options[verb], rest, f"dreamlab {verb}")
+    elif verb == "collect":
+        if rest:
+            collect.parse(rest)
     elif verb in ("train", "plan"):
         if rest[:1] == ["--run"] or "--config" in rest:  # needs a run that is there: the options alone are looked at
             rest = ["world-models", "--env", "tiny/Catch", *_without(rest, "--config")]

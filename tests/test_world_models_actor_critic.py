@@ -14,6 +14,7 @@ from torch.distributions import Normal
 
 from dreamlab import envs
 from dreamlab.agents import world_models
+from dreamlab.agents.world_models import actor_critic
 from dreamlab.agents.world_models.actions import Bounded, Choice
 from dreamlab.agents.world_models.actor_critic import ActorCritic
 from dreamlab.agents.world_models.config import ActorCriticConfig, Config, ControllerConfig, MemoryConfig, VisionConfig
@@ -254,19 +255,23 @@ def test_a_truncated_episode_is_bootstrapped_and_a_terminated_one_is_not(played)
     assert kinds == {True, False}
 
 
-def test_dreams_begin_where_a_step_follows(played, monkeypatch):
+def test_dreams_begin_where_a_step_follows_and_the_memory_is_filled(played, monkeypatch):
     agent, table, _ = played
     observe = agent.model.observe
+    monkeypatch.setattr(actor_critic, "CONTEXT", 4)  # episodes have 4 to 13 rows: windows begin inside them, too
+    cut = []
 
     def marked(batch):
-        mark = (batch.is_last | ~batch.mask).float()
-        return observe(batch)._replace(first=mark)
+        inside = ~batch.is_first[:, :1] & (torch.arange(batch.is_first.shape[1]) < 2)
+        cut.append(bool(inside.any()))
+        return observe(batch)._replace(first=(batch.is_last | ~batch.mask | inside).float())
 
     monkeypatch.setattr(agent.model, "observe", marked)
-    for _ in range(5):
+    for _ in range(10):
         start = agent.behaviour.starts(table)
         assert start.z.shape == (16, 3)
         assert not start.first.any()
+    assert any(cut)
 
 
 def test_it_goes_on_as_if_nothing_had_happened(played, tmp_path):

@@ -1,4 +1,4 @@
-"""``dreamlab envs``: which environments work here; ``dreamlab envs check ID`` tries one."""
+"""``dreamlab envs``: which environments work here; ``envs SUITE`` lists one suite, ``envs check ID`` tries one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dreamlab.cli.flags import Positional, ask
 from dreamlab.cli.listing import Flags, show
 
 ABOUT = "list the environments that work here, or check one: envs check ID"
+SHOWN = 8
+"""ids of one suite in the table; a longer list is told by ``envs SUITE``"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,21 @@ def run(argv: Sequence[str]) -> int:
     """List environments by suite, or check one."""
     if argv and argv[0] == "check":
         return _check(argv[1:])
+    if argv and argv[0] in envs.suites():
+        flags = ask(Flags, argv[1:], f"dreamlab envs {argv[0]}", "The environments of one suite.")
+        ids = sorted(importlib.import_module(f"dreamlab.envs.{argv[0]}").ids())
+        print(json.dumps(ids, indent=2) if flags.json else "\n".join(ids))
+        return 0
     flags = ask(Flags, argv, "dreamlab envs", "The environments that can be made here and now.")
     rows = []
     for name in envs.suites():
         suite = importlib.import_module(f"dreamlab.envs.{name}")
         about = (inspect.getdoc(suite) or "").partition("\n")[0]
-        rows.append({"suite": name, "environments": sorted(suite.ids()), "about": about})
+        ids = sorted(id for id in suite.ids() if envs.suite_of(id) is suite)
+        if not flags.json and len(ids) > SHOWN:
+            few = [id for id in getattr(suite, "KNOWN", ids[:SHOWN]) if id in ids]
+            ids = [*few, f"and {len(ids) - len(few)} more: dreamlab envs {name}"]
+        rows.append({"suite": name, "environments": ids, "about": about})
     show(rows, flags.json)
     return 0
 

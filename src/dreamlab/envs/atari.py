@@ -55,6 +55,10 @@ tic_tac_toe_3d trondead turmoil video_checkers video_chess video_cube word_zappe
 """
 
 
+KNOWN = ("ALE/Breakout-v5", "ALE/Pong-v5", "ALE/Qbert-v5", "ALE/SpaceInvaders-v5")
+"""named where not all ids are"""
+
+
 @dataclass(frozen=True)
 class Config(EnvConfig):
     """An Atari game."""

@@ -149,7 +149,8 @@ def told(name: str) -> Iterator[None]:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, IndexError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        words = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        reason = words.splitlines()[0]
         if "pickle" in reason or "Python objects" in reason:
             reason = "holds Python objects, which are never unpickled here: save plain arrays of numbers"
         raise Bad(f"{name}: damaged or cut short ({reason})") from error
