@@ -160,16 +160,16 @@ def _npy(path: Path) -> dict[str, Stored]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):  # an npz with the wrong name
         raise ValueError("not one array")
-
-    def pieces() -> Iterator[np.ndarray]:
-        with told(path.name):
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            for start in range(0, array.shape[0], PIECE):
-                yield np.asarray(mapped[start : start + PIECE])
-
     if array.ndim == 0:
         raise Bad(f"{path.name}: holds a single number")
-    return {"obs": Stored(array.shape, array.dtype, pieces)}
+    return {"obs": Stored(array.shape, array.dtype, partial(_mapped, path, len(array)))}
+
+
+def _mapped(path: Path, length: int) -> Iterator[np.ndarray]:
+    """An array of a .npy, mapped anew for each piece: what was read does not stay in memory."""
+    with told(path.name):
+        for start in range(0, length, PIECE):
+            yield np.array(np.load(path, mmap_mode="r", allow_pickle=False)[start : start + PIECE])
 
 
 def _npz(path: Path) -> dict[str, Stored]:
