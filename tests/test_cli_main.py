@@ -147,7 +147,7 @@ def test_listings(capsys: pytest.CaptureFixture[str]):
     assert "CartPole-v1" in suites["gym"]
     listed(capsys, "presets")
     rows = listed(capsys, "presets", TINY)
-    assert [(row["preset"], row["default for"]) for row in rows] == [("fast", ["gym"]), ("pole", ["LunarLander-v3"])]
+    assert [(row["preset"], row["default for"]) for row in rows] == [("fast", ["gym"]), ("pole", ["BipedalWalker-v3"])]
     assert main(["presets", "nobody"]) == 2
     assert capsys.readouterr().err.startswith("dreamlab: unknown agent 'nobody'")
 
