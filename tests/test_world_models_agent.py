@@ -196,7 +196,7 @@ def test_each_row_of_a_wave_follows_its_own_candidate(env):
     agent = fresh(env)
     theta = torch.zeros(3, agent.behaviour.controller.theta.numel())
     theta[torch.arange(3), -3 + torch.arange(3)] = 100.0  # candidate i always takes action i
-    policy = agent.behaviour._acting(theta, 0)
+    policy = agent.behaviour._acting(theta, torch.Generator())
     obs = {"image": torch.zeros(4, 3, 16, 16, dtype=torch.uint8)}
     act, _, _ = policy(obs, torch.ones(4, dtype=torch.bool), policy.initial(4))
     assert act.tolist()[:3] == [0, 1, 2]

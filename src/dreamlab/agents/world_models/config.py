@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dreamlab.run.config import RunConfig
 
 SEES = "any"
-EXTENDS = ("controller.generations", "iterations")
+EXTENDS = ("controller.generations", "actor_critic.dream_updates", "actor_critic.env_steps", "iterations")
 TAKES = ("vision", "memory")
 """the parts that ``--from RUN`` takes, and does not train again unless ``stages`` names them"""
 STAGES = ("vision", "memory", "controller")
@@ -201,7 +201,7 @@ class ActorCriticConfig:
     """of the lambda-return (lambda)"""
     entropy: float = 1e-3
     """weight of the policy's entropy"""
-    lr: float = 3e-4
+    lr: float = 1e-3
     """Adam's learning rate, of both"""
     clip: float = 100.0
     """largest norm of a gradient"""

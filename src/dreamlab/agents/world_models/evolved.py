@@ -33,6 +33,7 @@ class Evolved:
         self.features = Features(self.config.inputs, model.vision.latent, model.memory.hidden)
         self.form = form_of(self.config, self.features.size, model.actions.size)
         self.controller = Controller(self.form)
+        self.explore = torch_rng(compute.device if compute.device.type != "meta" else "cpu", seed, "explore")
         plays: dict[str, Callable[[Experience, np.ndarray, np.ndarray, int], Outcome]] = {
             "env": self._play_env,
             "dream": self._play_dream,
@@ -51,16 +52,19 @@ class Evolved:
 
     def policy(self, explore: bool) -> Policy:
         """C at the mean of CMA-ES's distribution; to explore, around it."""
-        acting = self._acting(self.controller.theta.detach(), derive(self.seed, "explore" if explore else "act"))
-        return Varying(acting, self.sigma) if explore and self.sigma else acting
+        theta = self.controller.theta.detach()
+        if not explore:
+            return self._acting(theta, torch_rng(self.compute.device, derive(self.seed, "act")))
+        acting = self._acting(theta, self.explore)
+        return Varying(acting, self.sigma) if self.sigma else acting
 
-    def _acting(self, theta: Tensor, seed: int) -> Acting:
-        device = self.compute.device
-        return Acting(self.model, self.features, self.form, theta.to(device), self.compute, torch_rng(device, seed))
+    def _acting(self, theta: Tensor, rng: torch.Generator) -> Acting:
+        return Acting(self.model, self.features, self.form, theta.to(self.compute.device), self.compute, rng)
 
     def _play_env(self, experience: Experience, theta: np.ndarray, seeds: np.ndarray, seed: int) -> Outcome:
         """Whole episodes in the real environment; row i is the i-th controller's."""
-        policy = self._acting(torch.as_tensor(theta, dtype=torch.float32), seed)
+        rng = torch_rng(self.compute.device, seed)
+        policy = self._acting(torch.as_tensor(theta, dtype=torch.float32), rng)
         return experience.rollout(policy, seeds.tolist())
 
     def _play_dream(self, experience: Experience, theta: np.ndarray, seeds: np.ndarray, seed: int) -> Outcome:
@@ -99,7 +103,8 @@ class Evolved:
         self.search.begin_again()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.search.state_dict()
+        return {**self.search.state_dict(), "explore": self.explore.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.search.load_state_dict(state)
+        self.explore.set_state(torch.as_tensor(state["explore"], dtype=torch.uint8).cpu())
