@@ -306,7 +306,8 @@ def test_it_is_evaluated_at_its_mode_and_can_be_taken(played):
     agent, table, build = played
     obs, first = {k: v[:, 3] for k, v in every_row(table).obs.items()}, torch.ones(N, dtype=torch.bool)
     other = build(seed=5)
-    other.load_parts(agent.state_dict(), ["vision", "memory", "controller"])
+    other.load_parts(agent.state_dict())
+    other.behaviour.take(agent.state_dict()["controller"])
     other.seed = other.behaviour.seed = 0
     acts = [policy(obs, first, policy.initial(N)) for policy in (a.policy(explore=False) for a in (agent, other))]
     assert torch.equal(acts[0][0], acts[1][0])

@@ -18,7 +18,7 @@ from dreamlab.agents.world_models.acting import Remembered
 from dreamlab.agents.world_models.config import Config, ControllerConfig, MemoryConfig, VisionConfig
 from dreamlab.agents.world_models.model import dream_rows
 from dreamlab.core.config import merge
-from dreamlab.core.errors import UserError
+from dreamlab.core.errors import RunError, UserError
 from dreamlab.core.imagination import tree_map
 from dreamlab.core.protocols import Agent, Phase, WorldModelAgent
 from dreamlab.core.types import Recorded
@@ -279,10 +279,47 @@ def test_stages_say_what_is_trained(env):
     assert {p.name for p in only.phases() if p.rounds or p.env_steps} == {"collect", "vision", "encode", "memory"}
     assert not only.acts
     warm = fresh(env, merge(CONFIG, {"stages": ["memory"]}))
+    with pytest.raises(UserError, match="memory needs vision"):
+        warm.phases()
     assert warm.load_parts(source.state_dict()) == ["vision", "memory", "controller"]
     assert {p.name for p in warm.phases() if p.rounds or p.env_steps} == {"collect", "encode", "memory"}
     assert warm.acts
     torch.testing.assert_close(warm.behaviour.controller.theta, source.behaviour.controller.theta)
+    other = fresh(env, merge(CONFIG, {"stages": ["memory"], "memory": {"hidden": 9}}))
+    with pytest.raises(UserError, match="controller does not fit"):  # its input has another width
+        other.load_parts(source.state_dict())
+    other = fresh(env, merge(CONFIG, {"stages": ["memory", "controller"], "memory": {"hidden": 9}}))
+    words = other.load_parts(source.state_dict())
+    assert words == ["vision", "memory anew, as it does not fit", "controller anew, as it does not fit"]
+    never = fresh(env, merge(CONFIG, {"stages": ["vision", "memory"]})).state_dict()
+    assert fresh(env, merge(CONFIG, {"stages": ["controller"]})).load_parts(never) == ["vision", "memory"]
+
+
+def test_generations_that_are_added_go_to_the_last_iteration(env, experience):
+    def run(agent) -> None:
+        for phase in agent.phases():
+            if phase.name == "controller":
+                learn(phase, experience, phase.rounds - done.get(phase.key, 0))
+                done[phase.key] = phase.rounds
+
+    done: dict[str, int] = {}
+    agent = fresh(env, merge(DREAMING, {"iterations": 2}))
+    collect(agent, experience)
+    for phase in agent.phases()[1:4]:
+        learn(phase, experience)
+    run(agent)
+    longer = fresh(env, merge(DREAMING, {"iterations": 2, "controller": {"generations": 4}}))
+    longer.load_state_dict(agent.state_dict())
+    run(longer)
+    assert (longer.behaviour.search.iteration, longer.behaviour.search.evolution.generation) == (2, 4)
+
+
+def test_a_warm_up_longer_than_every_episode_is_refused(env, experience):
+    agent = fresh(env, merge(CONFIG, {"memory": {"warm_up": 8, "sequence": 9}}))
+    collect(agent, experience)
+    learn(agent.phases()[2], experience)
+    with pytest.raises(RunError, match="no episode is longer than the 8 steps"):
+        learn(agent.phases()[3], experience, 1)
 
 
 @pytest.mark.parametrize("encoder", ["plain", "mlp"])

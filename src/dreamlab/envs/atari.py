@@ -14,7 +14,8 @@ setting            default         DreamerV2, V3  IRIS, in training       IRIS, 
 ``action_set``     minimal         minimal, full  minimal                 minimal
 =================  ==============  =============  ======================  =======================
 
-The picture is the brighter of the last two frames, pixel by pixel, then resized by Pillow.
+The picture is the brighter of the last two frames, pixel by pixel, then resized by Pillow (IRIS's own code resizes
+first; and it takes its time limit for a true end, which here is a truncation).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """CarRacing-v3 on EnvPool's C++ threads: faster than Gymnasium's own, but it cannot be sent back into an episode.
 
-EnvPool resets itself with seeds of its own, so ``seeded`` is False: reset options are ignored, and a run
-that is resumed starts fresh episodes.
+An episode's seed is the track's: for whole episodes with given seeds a new pool is built, which takes a few
+milliseconds a car. Within a stream EnvPool resets itself with seeds of its own, so ``seeded`` is False: a run that is
+resumed starts fresh episodes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 STEPS = 1000
 """Gymnasium's time limit of CarRacing-v3"""
+SEEDS = 2**31
+"""EnvPool takes seeds below this"""
 
 
 class CarRacing(VectorEnv):
@@ -40,16 +43,9 @@ class CarRacing(VectorEnv):
             import envpool
         except ImportError as error:
             raise missing_package("envpool", "envpool", "engine envpool") from error
-        self.num_envs, self._config = n, config
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._pool = envpool.make_gymnasium(
-                "CarRacing-v3",
-                num_envs=n,
-                seed=derive(seed, "envpool"),
-                max_episode_steps=config.time_limit or STEPS,
-                lap_complete_percent=config.lap_complete_percent,
-            )
+        self.num_envs, self._config, self._make = n, config, envpool.make_gymnasium
+        self._seed, self._pools = seed, 0
+        self._pool: Any = None
         self._low, self._high = np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)
         bounds = (-self._high, self._high) if config.actions == "unit" else (self._low, self._high)
         self.single_action_space = spaces.Box(*bounds, dtype=np.float32)
@@ -59,9 +55,28 @@ class CarRacing(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, n)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Fresh episodes everywhere; ``seed`` and ``options`` are ignored."""
+        """Fresh episodes everywhere: with ``options={"seeds": (n,)}`` those of these seeds (None: whichever)."""
+        given = (options or {}).get("seeds", [None] * self.num_envs)
+        self._begin(
+            [derive(self._seed, "envpool", self._pools, i) if s is None else int(s) for i, s in enumerate(given)]
+        )
         frames, _ = self._pool.reset()
         return self._see(frames), {}
+
+    def _begin(self, seeds: list[int]) -> None:
+        """A pool whose cars start on the tracks of these seeds."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pools += 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._pool = self._make(
+                "CarRacing-v3",
+                num_envs=self.num_envs,
+                seed=[seed % SEEDS for seed in seeds],
+                max_episode_steps=self._config.time_limit or STEPS,
+                lap_complete_percent=self._config.lap_complete_percent,
+            )
 
     def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict]:
         """One step of every car; actions (n, 3)."""
@@ -73,7 +88,8 @@ class CarRacing(VectorEnv):
 
     def close_extras(self, **_: Any) -> None:
         """End EnvPool's threads."""
-        self._pool.close()
+        if self._pool is not None:
+            self._pool.close()
 
     def _picture(self, frame: np.ndarray) -> np.ndarray:
         return picture(frame, self._config.size, self._config.crop, self._config.grey)

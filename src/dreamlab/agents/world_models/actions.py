@@ -149,7 +149,9 @@ class Thirds:
         return self.LEFT * left.long() + self.RIGHT * right.long()
 
     def seen(self, act: Float[Tensor, "*batch 3"], extras: Mapping[str, Tensor]) -> Float[Tensor, "*batch 1"]:
-        return extras["analog"] if "analog" in extras else act[..., self.RIGHT, None] - act[..., self.LEFT, None]
+        button = act[..., self.RIGHT, None] - act[..., self.LEFT, None]
+        analog = extras.get("analog", torch.zeros_like(button))  # 0 where nothing was noted, or still was chosen
+        return torch.where(analog != 0, analog, button)
 
     def note(self, act: Float[Tensor, "N 1"]) -> Mapping[str, Tensor]:
         return {"analog": act}

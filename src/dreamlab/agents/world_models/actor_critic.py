@@ -67,6 +67,7 @@ class ActorCritic:
         self._parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.optimizer = torch.optim.Adam(self._parameters, self.config.lr)
         self.windows = EpisodeWindows(derive(seed, "starts"))
+        self.iteration = 1
         real = not self._parameters[0].is_meta
         device = compute.device if real else torch.device("cpu")  # sizes are counted on the meta device
         self.generators = {name: torch_rng(device, seed, "actor-critic", name) for name in ("dream", "explore")}
@@ -93,7 +94,10 @@ class ActorCritic:
     # ---- in the dream
 
     def dream(self, experience: Experience, iteration: int = 1) -> Metrics:
-        """One update on imagined rollouts."""
+        """One update on imagined rollouts; updates that were added later go to the last iteration alone."""
+        if iteration < self.iteration:
+            return {}
+        self.iteration = iteration
         steps = self.imagine(self.starts(experience))
         found = {"return": (steps.rew * steps.weight).sum(0).mean(), "length": steps.weight.sum(0).mean()}
         return self.learn(steps) | found
@@ -188,6 +192,7 @@ class ActorCritic:
             "actor": self.actor.state_dict(),
             "critic": self.critic.state_dict(),
             "optimizer": {str(i): dict(moments) for i, moments in self.optimizer.state_dict()["state"].items()},
+            "iteration": self.iteration,
             "windows": self.windows.state_dict(),
             "generators": {name: rng.get_state() for name, rng in self.generators.items()},
         }

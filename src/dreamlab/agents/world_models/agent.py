@@ -29,7 +29,7 @@ from dreamlab.agents.world_models.memory import Memory, Sequences, memory_losses
 from dreamlab.agents.world_models.model import Model, codes, see
 from dreamlab.agents.world_models.schedules import SCHEDULES
 from dreamlab.agents.world_models.vision import draw, pixel_accuracy
-from dreamlab.core.errors import UserError
+from dreamlab.core.errors import RunError, UserError
 from dreamlab.core.protocols import Experience, Phase, Policy
 from dreamlab.core.sampling import EpisodeWindows, Frames, WholeEpisodes
 from dreamlab.core.seeds import derive, forked, torch_rng
@@ -96,6 +96,7 @@ class WorldModelsAgent:
 
     def phases(self) -> Sequence[Phase]:
         """The budget with the live parts bound to it; parts taken from another run are not trained again."""
+        self._refuse_untrained()
         learners: dict[str, Any] = {
             "vision": lambda phase: self.learn_vision,
             "encode": lambda phase: partial(self.encode, rounds=phase.rounds),
@@ -113,6 +114,19 @@ class WorldModelsAgent:
             )
             for phase in budget(self.config, self.run, self.loaded, self.recorded)
         ]
+
+    def _refuse_untrained(self) -> None:
+        """Raises UserError where ``stages`` leaves out a part that the others stand on, and no run has brought it."""
+        config, trained = self.config, stages(self.config, self.loaded)
+        there = {*trained, *self.loaded, *(() if list(self.parts["vision"].parameters()) else ("vision",))}
+        remembers = config.controller.inputs != "z" or dreams(config)
+        needs = {"memory": ("vision",), "controller": ("vision", "memory") if remembers else ("vision",)}
+        for name in trained:
+            for lacking in (part for part in needs.get(name, ()) if part not in there):
+                raise UserError(
+                    f"stages {' '.join(trained)}: {name} needs {lacking}, which is not trained; take it from a run "
+                    f"with --from RUN, or let stages name it too"
+                )
 
     def _collector(self, phase: Phase) -> Policy:
         """Who acts in a phase: at first chance, later what has been learned."""
@@ -149,6 +163,11 @@ class WorldModelsAgent:
             lacks.append(
                 "no environment for C to act in (type --agent.controller.train-in dream, name one with --env, "
                 "or leave C out: --agent.stages vision memory)"
+            )
+        practises = config.controller.learner == "actor-critic" and config.actor_critic.env_steps > 0
+        if "controller" in trained and practises and not recorded.env:
+            lacks.append(
+                "no environment to practise in (type --agent.actor-critic.env-steps 0, or name one with --env)"
             )
         if config.iterations > 1:
             lacks.append("nobody who collects anew for a second iteration (type --agent.iterations 1)")
@@ -203,15 +222,25 @@ class WorldModelsAgent:
     def learn_memory(self, experience: Experience) -> Metrics:
         """One update of M; one draw of z is both input and, a step later, target."""
         config = self.config.memory
+        self._refuse_short(experience)
         rows = self.sequences(experience.index, config.batch, config.sequence + 1)
         batch = experience.gather(rows, obs=())
         mu, logvar = codes(batch)
         steps = self._steps(batch, draw(mu, logvar, self.generators["memory"]))
         losses, h = self._memory_losses(steps)
-        weights = {"nll": 1.0, "rew": config.reward_weight, "con": 1.0}
+        weights = {"nll": 1.0, "rew": config.reward_weight, "con": config.continuation_weight}
         loss = sum((weights[name] * value for name, value in losses.items()), torch.zeros((), device=h.device))
         self._update("memory", loss, config.clip)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
+
+    def _refuse_short(self, experience: Experience) -> None:
+        episodes, warm_up = experience.index.episodes(), self.config.memory.warm_up
+        longest = int((episodes.stop - episodes.start).max(initial=0)) - 1
+        if longest <= warm_up:
+            raise RunError(
+                f"no episode is longer than the {warm_up} steps that M warms up for (the longest has {longest}): there "
+                "is nothing to learn; make memory.warm_up shorter"
+            )
 
     def _steps(self, batch: Batch, z: Tensor) -> Sequences:
         """What M learns from; the first ``warm_up`` steps of a sequence only fill its memory."""
@@ -274,6 +303,7 @@ class WorldModelsAgent:
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "seen": self.seen,
             "encoded": self.encoded,
+            "trained": sorted(self.loaded | set(stages(self.config, self.loaded))),
             "loaded": sorted(self.loaded),
         }
 
@@ -293,30 +323,42 @@ class WorldModelsAgent:
         self.seen, self.encoded = int(state["seen"]), int(state["encoded"])
         self.loaded = set(state["loaded"])
 
-    def load_parts(self, state: Mapping[str, Any], names: Sequence[str] | None = None) -> list[str]:
-        """Take parts from another run's ``state_dict``: V and M, and C too where ``stages`` says what is trained.
+    def load_parts(self, state: Mapping[str, Any]) -> list[str]:
+        """Take parts from another run's ``state_dict``.
 
-        Without ``stages`` their phases then have no rounds. Returns the names.
+        Without ``stages`` these are V and M, which then are not trained again. With ``stages``, all parts that are not
+        trained must come from there, C only if it was trained; a part that is trained begins there if it fits, else
+        anew.
+
+        Returns:
+            What became of each, in words.
 
         Raises:
-            UserError: that run's parts are of other sizes, or it has no such part.
+            UserError: a part that is needed is of other sizes, or that run has none.
         """
-        wanted = names or (TAKES if self.config.stages is None else STAGES)
+        trained, have, words = stages(self.config, TAKES), set(state.get("trained", ())), []
+        wanted = TAKES if self.config.stages is None else STAGES
         for name in wanted:
-            if name not in STAGES or name not in state:
-                raise UserError(f"cannot take {name!r} from another run; what can be taken: {', '.join(STAGES)}")
+            if name not in have or name not in state:
+                if name in trained or name == "controller":
+                    continue
+                raise UserError(
+                    f"cannot take {name!r} from that run; it has trained: {', '.join(sorted(have)) or 'nothing'}"
+                )
             try:
-                if name == "controller":
-                    self.behaviour.take(state[name])
-                else:
-                    self.parts[name].load_state_dict(state[name])
+                take = self.behaviour.take if name == "controller" else self.parts[name].load_state_dict
+                take(state[name])
             except (RuntimeError, KeyError) as error:
+                if name in trained:
+                    words.append(f"{name} anew, as it does not fit")
+                    continue
                 raise UserError(
                     f"the other run's {name} does not fit this one: {str(error).splitlines()[-1].strip()}; "
                     f"give this run the same sizes (--agent.{name}...)"
                 ) from None
             self.loaded.add(name)
-        return list(wanted)
+            words.append(name)
+        return words
 
 
 def seen(model: Model, experience: Experience, rows: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dreamlab.run.config import RunConfig
 
 SEES = "any"
-EXTENDS = ("controller.generations", "actor_critic.dream_updates", "actor_critic.env_steps", "iterations")
+EXTENDS = ("controller.generations", "actor_critic.dream_updates", "iterations")
 TAKES = ("vision", "memory")
 """the parts that ``--from RUN`` takes, and does not train again unless ``stages`` names them"""
 STAGES = ("vision", "memory", "controller")
@@ -29,7 +29,7 @@ DRY_RUN = {
     "controller": {
         "population": 4, "episodes": 1, "generations": 2, "horizon": 50, "evaluate_every": 2, "evaluate_episodes": 2,
     },
-    "actor_critic": {"dream_updates": 3, "env_steps": 200},
+    "actor_critic": {"dream_updates": 3, "env_steps": 200, "window": 8},
     "iterations": 1,
 }  # fmt: skip
 """what ``--dry-run`` shrinks: budgets, and no size of a network or a batch"""
@@ -112,6 +112,8 @@ class MemoryConfig:
     """predict rewards too; needed to dream of anything but survival"""
     reward_weight: float = 1.0
     """weight of the reward's squared error beside the z loss of weight 1 (ours: the paper has no reward head)"""
+    continuation_weight: float = 1.0
+    """weight of the continuation's cross-entropy; 1 / D beside a joint mixture, and terminal_weight 1, are ctallec's"""
     continuation: bool = False
     """predict whether the episode goes on, as in the paper's Doom"""
     terminal_weight: float = 10.0
@@ -122,7 +124,7 @@ class MemoryConfig:
             _at_least(name, getattr(self, name), 1)
         for name in ("updates", "warm_up"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("lr", "clip", "sigma_floor", "reward_weight", "terminal_weight"):
+        for name in ("lr", "clip", "sigma_floor", "reward_weight", "continuation_weight", "terminal_weight"):
             _positive(name, getattr(self, name))
         if self.warm_up >= self.sequence:
             raise ValueError(
@@ -137,9 +139,9 @@ class ControllerConfig:
     inputs: Literal["z", "zh", "zch"] = "zh"
     """what it acts on: z alone, with M's output h (CarRacing), or with its cell c too (Doom)"""
     hidden: int = 0
-    """tanh units between inputs and action; 0: linear (the paper's other form has 40)"""
+    """for CMA-ES: tanh units between inputs and action; 0: linear (the paper's other form has 40)"""
     bias: bool = True
-    """whether the linear form has one: CarRacing's has, Doom's has not"""
+    """for CMA-ES: whether the linear form has one: CarRacing's has, Doom's has not"""
     actions: Literal["auto", "thirds"] = "auto"
     """how numbers become an action: auto fits the action space; thirds, for three actions, is Doom's single tanh"""
     learner: Literal["cma-es", "actor-critic"] = "cma-es"
@@ -231,7 +233,7 @@ class Config:
     """how often all is done: from the second time on the controller of the time before collects, and all parts are
     trained further on all data (the paper's iterative procedure)"""
     collect_sigma: float = 0.0
-    """standard deviation of noise on the weights of the controller that collects, drawn for each episode"""
+    """for CMA-ES: standard deviation of noise on the weights of the controller that collects, drawn for each episode"""
     stages: tuple[Literal["vision", "memory", "controller"], ...] | None = None
     """which parts are trained; without it all, but for those that another run has brought"""
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -247,6 +249,11 @@ class Config:
         _at_least("collect_steps", self.collect_steps, 0)
         _at_least("iterations", self.iterations, 1)
         _at_least("collect_sigma", self.collect_sigma, 0)
+        if self.iterations > 1 and "controller" not in (self.stages or STAGES):
+            raise ValueError("a second iteration collects with the controller: let stages name it, or set iterations 1")
+        own = self.actor_critic
+        if self.controller.learner == "actor-critic" and 0 < own.env_steps < own.window:
+            raise ValueError(f"env_steps {own.env_steps} are less than one window of {own.window} steps")
         aims = self.memory.reward or self.memory.continuation
         if dreams(self) and "controller" in (self.stages or STAGES) and not aims:
             raise ValueError(
@@ -277,17 +284,17 @@ def generation_rounds(config: ControllerConfig, slots: int) -> int:
     return config.generations * each + evaluations * math.ceil(config.evaluate_episodes / wave)
 
 
-def evolution(config: Config, run: RunConfig) -> list[Phase]:
+def evolution(config: Config, run: RunConfig, streams: int) -> list[Phase]:
     """C by CMA-ES: a round is one wave of episodes."""
     return [Phase("controller", rounds=generation_rounds(config.controller, run.envs))]
 
 
-def actor_critic(config: Config, run: RunConfig) -> list[Phase]:
+def actor_critic(config: Config, run: RunConfig, streams: int) -> list[Phase]:
     """C by gradients: in the dream a round is an update, in the environment ``window`` steps of each, then one."""
     own = config.actor_critic
     return [
         Phase("controller", rounds=own.dream_updates),
-        Phase("practice", env_steps=own.env_steps, rounds=own.env_steps // (own.window * run.envs)),
+        Phase("practice", env_steps=own.env_steps, rounds=own.env_steps // (own.window * streams)),
     ]
 
 
@@ -315,6 +322,7 @@ def budget(
     dreaming = "controller" in trained and dreams(config)
     needed = bool({"vision", "memory"} & set(trained)) or dreaming
     steps = (config.collect_steps if run.steps is None else run.steps) if needed else 0
+    streams = run.envs if recorded is None else 1  # recordings are one after another, and what is added to them too
     phases: list[Phase] = []
     for iteration in range(1, config.iterations + 1):
         rows = recorded.rows if recorded is not None else iteration * steps
@@ -324,7 +332,7 @@ def budget(
             Phase("vision", rounds=config.vision.updates if "vision" in trained else 0),
             Phase("encode", rounds=max(10, math.ceil(rows / ENCODE_ROWS)) if coded else 0),
             Phase("memory", rounds=config.memory.updates if "memory" in trained else 0),
-            *(LEARNERS[config.controller.learner](config, run) if "controller" in trained else []),
+            *(LEARNERS[config.controller.learner](config, run, streams) if "controller" in trained else []),
         ]
         phases += [replace(phase, iteration=iteration) for phase in one]
     return phases

@@ -158,6 +158,8 @@ class Search:
 
     def __call__(self, experience: Experience, iteration: int = 1) -> Metrics:
         """Play one wave; when it completes a generation or an evaluation, use it."""
+        if iteration < self.iteration:
+            return {}  # generations that were added later go to the last iteration alone
         if iteration > self.iteration:
             self._begin(iteration, self._found())
         done, wave = len(self.returns), side_by_side(self.config, experience.slots)

@@ -36,14 +36,16 @@ def footprint(config: Config, obs_space: spaces.Dict, act_space: spaces.Space, r
         see = vision.batch * 4 * MAPS_HELD * _map_values(image.shape[-1]) + CONVOLUTION_SCRATCH
     elif vision.encoder != "mlp":
         latent = obs_space["vector"].shape[0]  # type: ignore[index]
-    head = 3 * memory.mixtures * latent
+    joint = memory.mixture == "joint"
+    head = memory.mixtures * (2 * latent + (1 if joint else latent))
+    acts = 1 if controller.actions == "thirds" else act_size(act_space)
     remember = memory.batch * memory.sequence * 4 * (HEADS_HELD * head + HIDDEN_HELD * memory.hidden)
     dream = 0.0
     if dreams(config):
         rows = side_by_side(controller, run.envs)
         dream = rows * 4 * (8 * memory.hidden + 2 * head + 8 * latent)
     features = latent + memory.hidden * (len(controller.inputs) - 1)
-    weights = (features + 1) * (controller.hidden or act_size(act_space))
+    weights = (features + 1) * (controller.hidden or acts)
     covariance = 5 * 8 * weights**2 if controller.learner == "cma-es" else 0  # the matrix, its factors, updating them
     peak = LIBRARIES + covariance + max(see, remember, dream)
     practises = controller.learner == "actor-critic" and config.actor_critic.env_steps

@@ -114,6 +114,8 @@ def see(config: VisionConfig, obs_space: spaces.Dict) -> Seeing:
             f"{', '.join(obs_space.spaces)}; type: --env.obs {'pixels' if key == 'image' else 'vector'}, "
             "or --agent.vision.encoder auto"
         )
+    if key == "vector" and (config.batch_norm or config.loss != "squared"):
+        raise UserError("batch_norm and the loss bce are for images; this environment gives a vector: leave them out")
     return make(obs_space[key].shape or ())
 
 
