@@ -9,14 +9,21 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
 import dreamlab
 from dreamlab import envs
+from dreamlab.agents.random import Uniform
+from dreamlab.agents.world_models.acting import Held
+from dreamlab.agents.world_models.actions import Choice, Thirds
 from dreamlab.cli import collect as collect_verb
 from dreamlab.cli import plan
 from dreamlab.cli.collect import collect
@@ -28,6 +35,7 @@ from dreamlab.logs.video import write_mp4
 from dreamlab.run import readers
 from dreamlab.run.dataset import About, Dataset, episodes, read_about
 from dreamlab.run.readers import Bad
+from dreamlab.run.recorder import record
 from dreamlab.run.recording import Form, examine, rows
 from dreamlab.run.recordings import fill, look
 from dreamlab.run.replay import Replay
@@ -132,12 +140,68 @@ def test_collecting_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         collect(make("tiny/Count"), cut, 7, envs=2, say=QUIET)
     assert len(look(cut).spans) == 3  # what is there can be read
     monkeypatch.undo()
+    make_envs, engines = envs.make, []
+    monkeypatch.setattr(
+        envs, "make", lambda config, n, seed, **how: engines.append(seed) or make_envs(config, n, seed, **how)
+    )
     collect(make("tiny/Count"), cut, 5, envs=2, say=QUIET)
     collect(make("tiny/Count"), cut, 7, envs=2, say=QUIET)
+    assert len(set(engines)) == 2  # an engine that goes by its own seed alone does not begin again
     for path in whole.glob("*.npz"):
         assert path.read_bytes() == (cut / path.name).read_bytes()
     with pytest.raises(UserError, match="holds other recordings:\n  seed: 0 there, 1 now"):
         collect(make("tiny/Count"), cut, 7, seed=1, envs=2, say=QUIET)
+
+
+class Endless(VectorEnv):
+    """Frames that say which step it is; episodes of 1300 and 1000 steps."""
+
+    num_envs, lengths = 2, np.array([1300, 1000])
+    single_action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = np.zeros(2, np.int64)
+        return self.seen(), {}
+
+    def seen(self):
+        return {"image": np.broadcast_to((self.t % 251).astype(np.uint8)[:, None, None, None], (2, 3, 64, 64)).copy()}
+
+    def step(self, act):
+        self.t += 1
+        return self.seen(), self.t.astype(float), self.t == self.lengths, np.zeros(2, bool), {}
+
+
+def test_long_episodes_are_written_as_they_end_and_memory_stays_small(tmp_path):
+    space = spaces.Dict(image=spaces.Box(0, 255, (3, 64, 64), np.uint8))
+    dataset = Dataset(tmp_path / "d", About(space, spaces.Discrete(2), {"actions": 1, "rewards": 1, "ends": 1}))
+    order = []
+    tracemalloc.start()
+    for i, episode in record(Uniform(spaces.Discrete(2)), Endless(), [5, 6], torch.device("cpu"), tmp_path):
+        assert episode.ret == sum(range(Endless.lengths[i] + 1))
+        dataset.write(i, episode.rows, episode.pieces())
+        order.append(i)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert order == [1, 0]
+    assert peak < 15 << 20  # of 27 MiB of rows, five pieces of 256
+    got = all_rows(tmp_path / "d")
+    t = np.concatenate([np.arange(n + 1) for n in Endless.lengths])
+    assert (got["rew"] == t).all()
+    assert (got["image"] == (t % 251)[:, None, None, None]).all()
+    assert np.flatnonzero(got["is_terminal"]).tolist() == np.flatnonzero(got["is_last"]).tolist() == [1300, 2301]
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_who_collects(tmp_path, monkeypatch):
+    collect(make("tiny/Count"), tmp_path / "held", 20, policy="held", envs=5, say=QUIET)
+    act = all_rows(tmp_path / "held")["act"]
+    collect(make("tiny/Count"), tmp_path / "random", 20, envs=5, say=QUIET)
+    assert (np.diff(act) == 0).mean() > 1.5 * (np.diff(all_rows(tmp_path / "random")["act"]) == 0).mean()
+    three = (spaces.Dict(image=spaces.Box(0, 255, (3, 64, 64), np.uint8)), spaces.Discrete(3))
+    monkeypatch.setattr(envs, "spaces_of", lambda config: three)  # ViZDoom need not be installed
+    for id, policy, kind in (("VizdoomTakeCover-v1", Held, Thirds), ("tiny/Catch", Held, Choice)):
+        walker = collect_verb.actor("held", envs.default_config(id), 0)[3](0)
+        assert (type(walker), type(walker.actions)) == (policy, kind)
 
 
 def test_a_headless_show_is_a_film_beside_the_data(tmp_path, monkeypatch):
@@ -224,6 +288,27 @@ def test_layouts_of_the_same_frames_are_the_same_rows(tmp_path):
     assert all_rows(tmp_path / "grey.npy")["image"].shape == (300, 1, 10, 12)
 
 
+@pytest.mark.parametrize("shape", [(10, 10, 10), (12, 8, 8), (3, 2, 16), (2, 3, 5), (5, 4, 3), (1, 9, 3)])
+def test_planes_of_any_size_keep_their_places(tmp_path, shape):
+    """The shape alone does not tell channels from rows; runs and datasets know which is which."""
+    rng, n = np.random.default_rng(0), 300
+    want = {"image": rng.integers(0, 255, (n, *shape), np.uint8), "act": rng.integers(0, 3, n)}
+    want |= {"rew": rng.random(n).astype(np.float32)}
+    want |= {name: np.zeros(n, bool) for name in ("is_first", "is_last", "is_terminal")}
+    want["is_first"][0], want["is_last"][-1], want["act"][-1], want["rew"][0] = True, True, 0, 0
+    space = spaces.Dict(image=spaces.Box(0, 255, shape, np.uint8))
+    about = About(space, spaces.Discrete(3), {"actions": True, "rewards": True, "ends": True})
+    Dataset(tmp_path / "data", about).write(0, n, [want])
+    same(all_rows(tmp_path / "data"), want)
+    same(all_rows(tmp_path / "data", (space, spaces.Discrete(3))), want)
+    replay = Replay(tmp_path / "replay", 1)
+    found = look(tmp_path / "data")
+    fill(replay, found, Form.to(found.obs_space, found.act_space))
+    file = readers.File("", readers._rows(replay, np.arange(n), about.holds))
+    pieces = list(rows(examine(file), Form.to(space, spaces.Discrete(3))))
+    same({name: np.concatenate([piece[name] for piece in pieces]) for name in want}, want)
+
+
 def test_actions_say_their_space(tmp_path):
     act = np.array([[-0.9, 0.1], [0.4, 0.8], [0.0, 0.3]])
     for name, action in (("box", act), ("flat", act[:, 0]), ("one of n", np.array([3, 0, 1])), ("yes", act[:, 0] > 0)):
@@ -290,6 +375,34 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def replaced(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+
+
+def npz(path: Path, method: int = zipfile.ZIP_STORED, **headers) -> None:
+    """Arrays that say they are of these shapes, but hold 1728 bytes."""
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, shape in headers.items():
+            with file.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array_header_1_0(
+                    stream, {"descr": "|u1", "fortran_order": name == "fortran", "shape": shape}
+                )
+                stream.write(NOISE.tobytes())
+
+
+def encrypted(path: Path) -> None:
+    """Marked as such, in the file's own header and in the archive's."""
+    np.savez(path, obs=NOISE, **STEPS)
+    data = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        begin = -1
+        while (begin := data.find(mark, begin + 1)) >= 0:
+            data[begin + at] |= 1
+    path.write_bytes(bytes(data))
+
+
 NOISE = np.random.default_rng(0).integers(0, 255, (9, 8, 8, 3), np.uint8)
 BAD = {
     "empty": (lambda p: p.write_bytes(b""), "is empty"),
@@ -308,6 +421,13 @@ BAD_NPY = {
     "a number": (lambda p: np.save(p, np.array(3)), "a single number"),
     "nan": (lambda p: np.save(p, np.full((5, 4), np.nan)), "not finite|most files"),
     "another kind": (lambda p: np.save(p, NOISE[..., :1]), "holds image of 1 channel, but most files"),
+    "torn header": (lambda p: (np.save(p, NOISE), replaced(p, b"}", b" ")), "damaged"),
+    "too much": (
+        lambda p: (np.save(p, NOISE), replaced(p, b"(9,", b"(99999999999999999999999999,")),
+        "but there are 1,7",
+    ),
+    "below 0": (lambda p: (np.save(p, NOISE), replaced(p, b"(9,", b"(-9,")), "its header says"),
+    "beyond": (lambda p: np.save(p, np.full((5, 4), 1e300)), "step 0 is not finite as float32|most files"),
 }
 STEPS = {"action": np.arange(8) % 4, "reward": np.ones(8), "terminated": np.zeros(8, bool)}
 BAD_NPZ = {
@@ -326,9 +446,25 @@ BAD_NPZ = {
     "many": (lambda p: np.savez(p, obs=NOISE, **{**STEPS, "terminated": np.full(8, 2)}), "yes or no"),
     "fewer": (lambda p: np.savez(p, obs=NOISE, action=STEPS["action"]), "but most files"),
     "objects": (lambda p: np.savez(p, obs=NOISE, **{**STEPS, "action": np.array([{}] * 8)}), "never unpickled"),
+    "encrypted": (encrypted, "is encrypted"),
+    "too long": (lambda p: npz(p, obs=(10**13, 8, 8, 3)), "its header says"),
+    "too wide": (lambda p: npz(p, obs=(3, 10**9, 10**9, 3)), "its header says"),
+    "too far": (lambda p: npz(p, fortran=(10**13, 8), obs=(9, 8, 8, 3)), "its header says"),
+    "a number": (lambda p: npz(p, obs=()), "single number"),
+    "a number too": (lambda p: np.savez(p, obs=NOISE[:1], action=1), "action is a single number"),
+    "no action": (lambda p: np.savez(p, obs=NOISE[:1], action=np.zeros(0)), r"action is empty: \(0,\)"),
+    "of nothing": (lambda p: np.savez(p, obs=NOISE, **{**STEPS, "action": np.zeros((8, 0))}), r"empty: \(8, 0\)"),
+    "a lot": (
+        lambda p: np.savez(p, obs=NOISE, **{**STEPS, "reward": np.r_[np.ones(7), 1e300]}),
+        "step 7 .* float32: 1e",
+    ),
+    "a lot of": (lambda p: np.savez(p, obs=NOISE, **{**STEPS, "action": np.full((8, 2), 1e300)}), "action of step 0"),
+    "far": (lambda p: np.savez(p, obs=NOISE, **{**STEPS, "action": np.full(8, 2**63, np.uint64)}), "none of a set"),
+    "twice": (lambda p: np.savez(p, **{"obs": NOISE, "obs.image": NOISE}, **STEPS), "hold image twice"),
 }
 BAD_FILM = {
     "truncated": (lambda p: (write_mp4(p, NOISE.repeat(40, 0)), cut(p, 0.6)), "cut short"),
+    "coded": (lambda p: (write_mp4(p, NOISE), replaced(p, b"avc1", b"zzzz")), "coded in a way that is not known"),
 }
 
 
@@ -361,6 +497,47 @@ def test_a_bad_file_is_named_with_its_reason_and_can_be_skipped(tmp_path, go, su
     same(all_rows(tmp_path / "out"), want)
 
 
+@pytest.mark.parametrize(
+    ("kind", "times"), [("npy", 250), ("inner npz", 250), ("npz", 200), ("lzma npz", 150), ("mp4", 20)]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_a_file_holds_it_is_read_or_is_bad(tmp_path, kind, times):
+    """Bytes are overwritten, most of them in headers, and ends cut off: nothing but Bad is ever raised."""
+    whole, path = (tmp_path / f"{name}.{kind.split()[-1]}" for name in ("whole", "spoilt"))
+    if kind in ("npy", "inner npz"):  # an array's own bytes, packed after they were spoilt: the checksum is right
+        whole = tmp_path / "whole.npy"
+        np.save(whole, NOISE)
+    elif kind == "npz":
+        np.savez_compressed(whole, obs=NOISE // 40, **STEPS)
+    elif kind == "lzma npz":
+        npz(whole, zipfile.ZIP_LZMA, obs=NOISE.shape)
+    else:
+        write_mp4(whole, NOISE.repeat(3, 0))
+    data, rng, bad = whole.read_bytes(), np.random.default_rng(0), 0
+    heads = (b"{'descr", b"PK\x01\x02", b"PK\x03\x04", b"moov", b"stsd")
+    marks = [data.find(head) for head in heads if head in data]
+    examine(readers.open_file(whole))
+    for _ in range(times):
+        spoilt = bytearray(data)
+        for _ in range(rng.integers(1, 4)):
+            at = rng.choice(marks) + rng.integers(0, 90) if rng.random() < 0.7 else rng.integers(len(data))
+            byte = rng.choice(list(b"()[]{}',:-09 #x\\\n")) if rng.random() < 0.6 else rng.integers(256)
+            spoilt[min(at, len(data) - 1)] = byte
+        left = bytes(spoilt[: rng.integers(len(data))]) if rng.random() < 0.1 else bytes(spoilt)
+        if kind == "inner npz":
+            with zipfile.ZipFile(path, "w") as file:
+                file.writestr("obs.npy", left)
+        else:
+            path.write_bytes(left)
+        try:
+            recording = examine(readers.open_file(path))
+            for _ in rows(recording, Form.of(recording)):
+                pass
+        except Bad:
+            bad += 1
+    assert bad > times / 5
+
+
 def test_folders_that_cannot_be_read(tmp_path, go, monkeypatch):
     out = ("--out", tmp_path / "out")
     assert "no such folder" in go("import", tmp_path / "nothing", *out, code=2)
@@ -388,6 +565,28 @@ def test_a_dataset_whose_word_is_damaged(catch, tmp_path, go):
     assert "has action 2, but there are 2" in go("import", tmp_path / "d", "--out", tmp_path / "o", code=2)
     cut(about, 0.5)
     assert "recordings.json is damaged" in go("import", tmp_path / "d", "--out", tmp_path / "o", code=2)
+
+
+def test_a_file_that_is_not_of_its_dataset(catch, tmp_path):
+    about = read_about(catch)
+    known = (about.obs_space, about.act_space)
+    arrays = dict(np.load(catch / "episode-00000.npz"))
+    others = {
+        "holds vector, but all of image": {**arrays, "obs": np.zeros((8, 4), np.float32)},
+        r"image is \(3, 9, 16\), but \(3, 16, 16\)": {**arrays, "obs": arrays["obs"][:, :9]},
+        r"image is \(1, 16, 16\)": {**arrays, "obs": arrays["obs"][..., :1]},
+        "its actions are 2 numbers, but recorded is one of n": {**arrays, "action": np.zeros((7, 2), np.float32)},
+        "has action 7, but there are 3": {**arrays, "action": np.full(7, 7)},
+    }
+    for reason, other in others.items():
+        folder = shutil.copytree(catch, tmp_path / str(len(list(tmp_path.iterdir()))))
+        np.savez(folder / "episode-00001.npz", **other)
+        with pytest.raises(Bad, match=f"episode-00001.npz: {reason}"):
+            look(folder, known)
+        assert len(look(folder, known, skip_bad=True).files) == 39
+    np.savez(tmp_path / "e.npz", obs=arrays["obs"], action=np.zeros((7, 2)))
+    with pytest.raises(Bad, match="its actions are 2 numbers, but recorded is 5 numbers"):
+        look(tmp_path / "e.npz", (about.obs_space, spaces.Box(-1, 1, (5,))))
 
 
 def test_spaces_survive_being_written(tmp_path):
@@ -491,6 +690,49 @@ def test_without_any_environment(catch, tmp_path, go, monkeypatch):
     assert "learned from recordings alone" in go("evaluate", tmp_path / "alone", code=2)
     go("evaluate", tmp_path / "alone", "--env", "tiny/Catch", "--episodes", 4)
     assert "takes Discrete(4)" in go("evaluate", tmp_path / "alone", "--env", "tiny/Count", code=2)
+
+
+def test_parts_of_another_run_need_not_be_taught_by_the_recordings(catch, tmp_path, go):
+    np.savez(tmp_path / "e.npz", obs=NOISE.repeat(4, 0), action=np.arange(35) % 3)
+    shape = ("--preset", "tiny", "--agent.memory.reward", "--agent.controller.train-in", "dream", *SHORT)
+    fitness = {"generations": 1, "episodes": 1, "horizon": 5}
+    dream = (*shape, *(word for k, v in fitness.items() for word in (f"--agent.controller.{k}", v)))
+    argv = ("--data", tmp_path / "e.npz", "--env", "recordings", "--env.size", 16, 16, *dream)
+    assert "no rewards for M" in go("train", "world-models", *argv, "--run", tmp_path / "alone", code=2)
+    taught = ("--data", catch, "--env", "recordings", "--agent.stages", "vision", "memory")
+    go("train", "world-models", *taught, *shape, "--run", tmp_path / "m")
+    argv = (*argv, "--from", tmp_path / "m", "--run", tmp_path / "c")
+    assert "controller" in go("plan", "world-models", *(word for word in argv if word not in ("--logs", "jsonl")))
+    go("train", "world-models", *argv)
+    assert "this run is finished" in go("train", "--run", tmp_path / "c")
+
+
+def test_a_start_that_was_interrupted_says_what_to_type_again(tmp_path, go, monkeypatch):
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d/e1.npy", NOISE.repeat(4, 0))
+    np.save(tmp_path / "d/e2.npy", NOISE / 255)
+    argv = (
+        "train",
+        "world-models",
+        "--data",
+        tmp_path / "d",
+        "--env.size",
+        16,
+        16,
+        "--agent.memory.sequence",
+        8,
+        *SHORT,
+    )
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Replay, "append", stopped)
+    go(*argv, "--skip-bad", "--run", tmp_path / "run", code=130)
+    monkeypatch.undo()
+    assert "--skip-bad leaves out" in go("train", "--run", tmp_path / "run", code=2)
+    assert "skipped: e2.npy" in go("train", "--run", tmp_path / "run", "--skip-bad")
+    assert "this run is finished" in go("train", "--run", tmp_path / "run")  # it has its rows
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_trained(catch, tmp_path, go):

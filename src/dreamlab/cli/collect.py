@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from gymnasium import spaces
 
     from dreamlab.core.protocols import Policy
+    from dreamlab.run.dataset import Dataset
 
 ABOUT = "play whole episodes and keep them as a dataset"
-CHANCE = ("random", "brownian", "cauchy")
+CHANCE = ("random", "brownian", "held", "cauchy")
 LATENT = 32
 """size of the noise that the paper's random controllers act on"""
+FILM = 1000
+"""steps of the first episode that are filmed at most: whole frames wait in memory"""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class CollectFlags:
     episodes: int = 100
     """whole episodes"""
     policy: str = "random"
-    """random: pure chance; brownian: a random walk of actions; cauchy: a random controller an episode, as the paper's
-    CarRacing data; or the folder of a run, which acts as it is evaluated"""
+    """random: pure chance; brownian: a random walk of actions; held: random actions held for 1 to 10 steps, as the
+    paper's Doom data; cauchy: a random controller an episode, as its CarRacing data; or the folder of a run, which acts
+    as it is evaluated"""
     seed: int = 0
     """episodes and actions are derived from it"""
     envs: int = 2
@@ -98,6 +102,7 @@ def collect(
         UserError: no such environment or policy, or ``out`` holds something else.
         RunError: the environment crashed; the episodes before stay.
     """
+    from dreamlab.core.seeds import derive
     from dreamlab.envs import evaluation, make
     from dreamlab.run.dataset import About, Dataset
 
@@ -117,12 +122,11 @@ def collect(
         say(f"{out} holds {episodes - len(missing)} of {episodes} episodes already")
     film = show and not window and bool(due)
     if due:
-        venv = make(env, n, seed, render="human" if window else film)
+        # an engine with seeds of its own must not give again, when this goes on, what it gave before
+        venv = make(env, n, derive(seed, "collect", "engine", due[0][0]), render="human" if window else film)
         try:
             for wave in due:
-                rows = _play(acting, venv, wave, seed, device, dataset.folder if film and wave is due[0] else None)
-                for i in sorted({*missing} & {*wave}):
-                    dataset.write(i, len(rows[i - wave[0]]["rew"]), [rows[i - wave[0]]])
+                _play(acting, venv, wave, {*missing}, seed, device, dataset, film and wave is due[0])
                 if sys.stderr.isatty():
                     print(f"\r{min(wave[-1] + 1, episodes)} of {episodes} episodes", end="", file=sys.stderr)
         finally:
@@ -135,9 +139,19 @@ def collect(
 
 
 def _play(
-    acting: Callable[[int], Policy], venv: Any, wave: range, seed: int, device: torch.device, film: Path | None
-) -> list[dict[str, np.ndarray]]:
-    """One wave of episodes, side by side: what it draws depends on the seed and on its first episode's number."""
+    acting: Callable[[int], Policy],
+    venv: Any,
+    wave: range,
+    missing: set[int],
+    seed: int,
+    device: torch.device,
+    dataset: Dataset,
+    film: bool,
+) -> None:
+    """One wave of episodes, side by side; those that are missing are written, each as it ends.
+
+    What the wave draws depends on the seed and on its first episode's number.
+    """
     from dreamlab.core.seeds import derive, forked
     from dreamlab.evals import episodes
     from dreamlab.run.recorder import record
@@ -145,18 +159,20 @@ def _play(
     frames: list[np.ndarray] = []
 
     def seen(playing: bool) -> None:
-        if film is not None and playing:
+        if film and playing and len(frames) < FILM:
             frames.append(np.asarray(venv.render()[0]))
 
     with forked(seed, "collect", wave[0]):
-        rows = record(acting(wave[0]), venv, [derive(seed, "collect", i) for i in wave], device, seen)
-    if film is not None:
-        path = film / "videos" / f"episode-{wave[0]:05d}.mp4"
-        episodes.film(path, frames, f"episode {wave[0]} · return {rows[0]['rew'].sum():.1f}")
-    return rows
+        seeds = [derive(seed, "collect", i) for i in wave]
+        for i, episode in record(acting(wave[0]), venv, seeds, device, dataset.folder, seen):
+            if wave[i] in missing:
+                dataset.write(wave[i], episode.rows, episode.pieces())
+            if film and not i:
+                path = dataset.folder / "videos" / f"episode-{wave[0]:05d}.mp4"
+                episodes.film(path, frames, f"episode {wave[0]} · return {episode.ret:.1f}")
 
 
-def _farewell(dataset: Any, env: EnvConfig, say: Callable[[str], None]) -> None:
+def _farewell(dataset: Dataset, env: EnvConfig, say: Callable[[str], None]) -> None:
     from dreamlab.run.recordings import look
 
     found = look(dataset.folder, (dataset.about.obs_space, dataset.about.act_space))
@@ -191,8 +207,10 @@ def actor(
         return env, obs_space, act_space, lambda first: Uniform(act_space), cpu
     from dreamlab.agents.world_models.acting import COLLECTORS
     from dreamlab.agents.world_models.actions import actions_for
+    from dreamlab.cli.options import resolve
 
-    actions = actions_for(act_space)
+    usual = resolve("world-models", env.id).config.controller.actions  # Doom's map, by the preset for TakeCover
+    actions = actions_for(act_space, usual)
 
     def walker(first: int) -> Policy:
         return COLLECTORS[policy](LATENT, actions, torch_rng(cpu, seed, "collect", policy, first))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dreamlab import agents, envs
 from dreamlab.cli.flags import Argument
 from dreamlab.cli.options import PlanFlags, Spec, parse
-from dreamlab.cli.recorded import refuse_unable
+from dreamlab.cli.recorded import refuse_unable, taken
 from dreamlab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _recipe(spec: Spec, module: ModuleType, recorded: Recorded | None) -> Sequence[Phase]:
     """The agent's budget; parts taken from another run are not trained again, and recordings not collected."""
-    loaded = module.TAKES if spec.source is not None and hasattr(module, "TAKES") else ()
+    loaded = taken(spec)
     if recorded is not None:
         return module.budget(spec.config, spec.run, loaded, recorded)
     return module.budget(spec.config, spec.run, loaded) if loaded else module.budget(spec.config, spec.run)
@@ -137,7 +137,7 @@ def plan(
     module = agents.load(spec.agent)
     obs_space, act_space = spaces or envs.spaces_of(spec.env)
     agent = _imagined(module, spec, obs_space, act_space)
-    refuse_unable(agent, spec.agent, recorded)
+    refuse_unable(agent, spec, recorded)
     recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
     parameters = count(agent.parts)
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from dreamlab import agents
 from dreamlab.core.config import to_dict
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import Recorded, is_image
@@ -125,7 +126,7 @@ def _resized(shape: tuple[int, ...], found: Material, env: EnvConfig) -> tuple[i
     from dreamlab.core.pictures import pictures
 
     blank = np.zeros((1, *shape[1:], shape[0]), np.uint8)
-    return pictures(blank, env.size, _crop(found, env), env.grey).shape[1:]
+    return pictures(blank, env.size, _crop(found, env), env.grey, "last").shape[1:]
 
 
 def _crop(found: Material, env: EnvConfig) -> Any:
@@ -181,12 +182,22 @@ def _refuse_actions(exact: bool, there: spaces.Space, env: EnvConfig, act_space:
         raise UserError(f"{what}: some lie outside; they must be scaled to its bounds first")
 
 
-def refuse_unable(agent: Any, name: str, recorded: Recorded | None) -> None:
+def taken(spec: Spec) -> tuple[str, ...]:
+    """The parts that another run brings (``--from``)."""
+    module = agents.load(spec.agent)
+    return module.TAKES if spec.source is not None and hasattr(module, "TAKES") else ()
+
+
+def refuse_unable(agent: Any, spec: Spec, recorded: Recorded | None) -> None:
     """Tell an agent what it learns from. Raises UserError where it cannot, or where its recipe lacks something."""
     if recorded is None:
         return
     if not hasattr(agent, "learn_from"):
-        raise UserError(f"{name} cannot learn from recordings; leave out --data, and it collects its own experience")
+        raise UserError(
+            f"{spec.agent} cannot learn from recordings; leave out --data, and it collects its own experience"
+        )
+    if parts := taken(spec):  # they may be read only later: a plan reads none, a run that goes on its own checkpoint
+        agent.loaded = getattr(agent, "loaded", None) or set(parts)
     agent.learn_from(recorded)
 
 

@@ -104,7 +104,7 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         agent = session.make_agent(spec, module, obs_space, act_space, compute)
         if spec.source is not None and not Checkpoints(folder).steps():
             say(take_parts(agent, spec.source))
-        recorded.refuse_unable(agent, spec.agent, recorded.told(material, spec.env))
+        recorded.refuse_unable(agent, spec, recorded.told(material, spec.env))
         experience = session.make_experience(spec, folder, obs_space, act_space, compute)
         with session.failure_noted(folder):
             return _run(spec, folder, agent, experience, compute, Logger(sinks), say, material)

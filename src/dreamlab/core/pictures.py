@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,8 @@ from dreamlab.core.errors import UserError
 
 Crop = tuple[int, int, int, int]
 """rows and columns of a frame to keep: top, bottom, left, right"""
+Layout = Literal["first", "last"]
+"""where a frame's channels are: (C, H, W), or (H, W, C)"""
 
 
 def picture(frame: np.ndarray, size: tuple[int, int], crop: Crop | None = None, grey: bool = False) -> np.ndarray:
@@ -25,14 +28,20 @@ def picture(frame: np.ndarray, size: tuple[int, int], crop: Crop | None = None, 
 
 
 def pictures(
-    frames: np.ndarray, size: tuple[int, int] | None, crop: Crop | None = None, grey: bool = False
+    frames: np.ndarray,
+    size: tuple[int, int] | None,
+    crop: Crop | None = None,
+    grey: bool = False,
+    layout: Layout | None = None,
 ) -> np.ndarray:
     """Frames (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8 (N, C, h, w); without ``size`` as large as they are.
+
+    Without ``layout`` the shape tells where the channels are.
 
     Raises:
         UserError: the crop is larger than the frames.
     """
-    frames = channels_last(frames)
+    frames = channels_last(frames, layout)
     if crop is not None:
         top, bottom, left, right = crop
         if bottom > frames.shape[1] or right > frames.shape[2]:
@@ -45,13 +54,13 @@ def pictures(
     return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))  # (N, C, h, w)
 
 
-def channels_last(frames: np.ndarray) -> np.ndarray:
-    """Frames as (N, H, W, C): three axes have one channel, and colours in front go to the end."""
+def channels_last(frames: np.ndarray, layout: Layout | None = None) -> np.ndarray:
+    """Frames as (N, H, W, C): three axes have one channel; without ``layout``, fewer rows than columns are channels."""
     if frames.ndim == 3:
         return frames[..., None]
-    if frames.shape[-1] not in (1, 3, 4) and frames.shape[1] < frames.shape[-1]:
-        return frames.transpose(0, 2, 3, 1)
-    return frames
+    if layout is None:
+        layout = "first" if frames.shape[-1] not in (1, 3, 4) and frames.shape[1] < frames.shape[-1] else "last"
+    return frames.transpose(0, 2, 3, 1) if layout == "first" else frames
 
 
 def _each(frames: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -68,10 +68,11 @@ def read_about(folder: Path) -> About | None:
             )
         obs_space = spaces.Dict({key: _read_space(space) for key, space in said["observations"].items()})
         act_space = _read_space(said["action"])
+        holds = {name: bool(said["holds"][name]) for name in ("actions", "rewards", "ends")}
         return About(
-            obs_space, act_space, said["holds"], said["env"], said["request"], int(said["episodes"]), int(said["rows"])
+            obs_space, act_space, holds, said["env"], said["request"], int(said["episodes"]), int(said["rows"])
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}); without it the .npz files beside it can still be "
             "read, but the bounds of observations and actions are not known: delete it for that"
@@ -196,7 +197,7 @@ def _write(path: Path, length: int, pieces: Iterable[Row], about: About) -> None
                 count += len(values)
                 for name, column in piece.items():
                     if name != first:
-                        beside.setdefault(name, []).append(column)
+                        beside.setdefault(name, []).append(column.copy())  # a view would hold its whole piece
         if count != length:
             raise Bad(f"{path.name}: {count} of its {length} frames could be read")
         rows = {name: np.concatenate(columns) for name, columns in beside.items()}

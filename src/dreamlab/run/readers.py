@@ -15,12 +15,12 @@ ever unpickled: a file larger than memory is read like any other.
 from __future__ import annotations
 
 import errno
+import math
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dreamlab.core.errors import RunError, UserError, suggest
+from dreamlab.core.pictures import Layout
 
 if TYPE_CHECKING:
     from dreamlab.run.replay import Replay
@@ -55,6 +56,8 @@ class Stored:
     dtype: np.dtype
     pieces: Callable[[], Iterator[np.ndarray]]
     """reads it from its start, ``PIECE`` entries at a time"""
+    layout: Layout | None = None
+    """where an image's channels are; None: nobody knows, and its shape must tell"""
 
     def whole(self) -> np.ndarray:
         """All of it: for what is small."""
@@ -134,22 +137,31 @@ def open_file(path: Path) -> File:
             raise Bad(f"{path.name}: is a folder")
         if path.stat().st_size == 0:
             raise Bad(f"{path.name}: is empty (0 bytes)")
-        return File(path.name, OPEN[KINDS[path.suffix.lower()]](path))
+        arrays = OPEN[KINDS[path.suffix.lower()]](path)
+        if (path.parent / ABOUT).exists():  # as ``run.dataset`` writes them
+            arrays = {name: replace(stored, layout="last") for name, stored in arrays.items()}
+        return File(path.name, arrays)
 
 
 @contextmanager
 def told(name: str) -> Iterator[None]:
-    """Whatever goes wrong while a file is read names it. Raises Bad."""
+    """Whatever goes wrong while a file is read names it. Raises Bad.
+
+    Bytes from anywhere pass through the decoders of zip, of NumPy's headers and of films here. Each fails in ways of
+    its own, so no list of them is whole.
+    """
     try:
         yield
-    except Bad:
+    except (UserError, ImportError):
         raise
     except PermissionError as error:
         raise Bad(f"{name}: cannot be read (no permission)") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, IndexError) as error:
+    except MemoryError as error:
+        raise Bad(f"{name}: needs more memory than there is: it is damaged, or too large to be read") from error
+    except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        words = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        words = (isinstance(error, OSError) and error.strerror) or str(error).strip() or type(error).__name__
         reason = words.splitlines()[0]
         if "pickle" in reason or "Python objects" in reason:
             reason = "holds Python objects, which are never unpickled here: save plain arrays of numbers"
@@ -157,12 +169,11 @@ def told(name: str) -> Iterator[None]:
 
 
 def _npy(path: Path) -> dict[str, Stored]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):  # an npz with the wrong name
-        raise ValueError("not one array")
-    if array.ndim == 0:
+    with open(path, "rb") as stream:
+        shape, _, dtype = _header(stream, f"{path.name}:", path.stat().st_size)
+    if not shape:
         raise Bad(f"{path.name}: holds a single number")
-    return {"obs": Stored(array.shape, array.dtype, partial(_mapped, path, len(array)))}
+    return {"obs": Stored(shape, dtype, partial(_mapped, path, shape[0]))}
 
 
 def _mapped(path: Path, length: int) -> Iterator[np.ndarray]:
@@ -180,12 +191,14 @@ def _npz(path: Path) -> dict[str, Stored]:
         found = {}
         for member in members:
             with file.open(member) as stream:
-                shape, fortran, dtype = _header(stream, f"{path.name}: {member.removesuffix('.npy')}")
+                name = f"{path.name}: {member.removesuffix('.npy')}"
+                shape, fortran, dtype = _header(stream, name, file.getinfo(member).file_size)
             found[member.removesuffix(".npy")] = Stored(shape, dtype, partial(_unzip, path, member, fortran))
     return found
 
 
-def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(stream: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran's order, and type of an array whose file is of ``size`` bytes."""
     version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of NumPy's format {version}")
@@ -193,27 +206,26 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dty
     shape, fortran, dtype = reader(stream)  # type: ignore[no-untyped-call]
     if dtype.hasobject:
         raise Bad(f"{name} holds Python objects, which are never unpickled here: save plain arrays of numbers")
+    need, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if min(shape, default=0) < 0 or need > there:  # before anything of that size is asked for
+        raise ValueError(f"its header says {shape} of {dtype}, {need:,} bytes, but there are {there:,}")
     return shape, fortran and len(shape) > 1, dtype
 
 
 def _unzip(path: Path, member: str, fortran: bool) -> Iterator[np.ndarray]:
     """An array of an npz, decompressed as it is needed; one in Fortran's order is read whole."""
     with told(path.name), zipfile.ZipFile(path) as file, file.open(member) as stream:
-        if fortran:
-            array = np.lib.format.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call]
-            yield from (array[i : i + PIECE] for i in range(0, len(array), PIECE))
-            return
-        shape, _, dtype = _header(stream, path.name)
-        if not shape:
-            yield np.frombuffer(stream.read(dtype.itemsize), dtype)
-            return
-        width = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        for start in range(0, shape[0], PIECE):
-            n = min(PIECE, shape[0] - start)
+        shape, _, dtype = _header(stream, path.name, file.getinfo(member).file_size)
+        length, *rest = shape or (1,)
+        width = math.prod(rest) * dtype.itemsize
+        piece = length if fortran else PIECE
+        for start in range(0, length, max(piece, 1)):
+            n = min(piece, length - start)
             data = stream.read(n * width)
             if len(data) < n * width:
-                raise EOFError(f"{member.removesuffix('.npy')} ends after {start} of {shape[0]} entries")
-            yield np.frombuffer(data, dtype).reshape(n, *shape[1:])
+                raise EOFError(f"{member.removesuffix('.npy')} ends after {start} of {length} entries")
+            array = np.frombuffer(data, dtype).reshape(n, *rest, order="F" if fortran else "C")
+            yield from (array[i : i + PIECE] for i in range(0, n, PIECE))
         stream.read(1)  # the checksum is looked at when the end is met
 
 
@@ -224,6 +236,8 @@ def _film(path: Path) -> dict[str, Stored]:
         if not file.streams.video:
             raise Bad(f"{path.name}: has no pictures (no video stream)")
         stream = file.streams.video[0]
+        if stream.codec_context is None:
+            raise Bad(f"{path.name}: its pictures are coded in a way that is not known here; save it anew as H.264")
         packets = [p.is_discard for p in file.demux(stream) if p.size]
         if len(packets) < stream.frames:
             raise Bad(f"{path.name}: cut short: {len(packets)} of its {stream.frames} frames are there")
@@ -235,6 +249,8 @@ def _film(path: Path) -> dict[str, Stored]:
             seen = 0
             for frame in file.decode(video=0):
                 found.append(frame.to_ndarray(format="rgb24"))
+                if found[-1].shape != shape[1:]:
+                    raise ValueError(f"frame {seen} is {found[-1].shape}, but {shape[1:]} was announced")
                 seen += 1
                 if len(found) == PIECE:
                     yield np.stack(found)
@@ -244,7 +260,7 @@ def _film(path: Path) -> dict[str, Stored]:
             if seen != shape[0]:
                 raise EOFError(f"{seen} of its {shape[0]} frames can be decoded")
 
-    return {"obs": Stored(shape, np.dtype(np.uint8), pieces)}
+    return {"obs": Stored(shape, np.dtype(np.uint8), pieces, "last")}
 
 
 OPEN: dict[str, Callable[[Path], dict[str, Stored]]] = {"npy": _npy, "npz": _npz, "film": _film}
@@ -304,4 +320,4 @@ def _taken(replay: Replay, name: str, rows: np.ndarray) -> Stored:
         for start in range(0, len(rows), PIECE):
             yield replay.take(name, rows[start : start + PIECE])
 
-    return Stored((len(rows), *column.shape), column.dtype, pieces)
+    return Stored((len(rows), *column.shape), column.dtype, pieces, "first")

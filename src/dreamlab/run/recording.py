@@ -32,9 +32,11 @@ from gymnasium import spaces
 
 from dreamlab.core.pictures import Crop, channels_last, pictures
 from dreamlab.core.types import is_image
-from dreamlab.run.readers import STEPS, Bad, File, Stored, told
+from dreamlab.run.readers import STEPS, Bad, File, Stored
 
 Row = dict[str, np.ndarray]
+MOST_ACTIONS = 1 << 20
+"""more than any environment has: numbers beyond are no choice of one of n"""
 
 
 class Span(NamedTuple):
@@ -96,7 +98,12 @@ def examine(file: File) -> Recording:
         Bad: it cannot be used; says why.
     """
     arrays, name = file.arrays, file.name
-    obs = {_obs_name(key, stored): stored for key, stored in arrays.items() if key.split(".")[0] == "obs"}
+    obs: dict[str, Stored] = {}
+    for key, stored in arrays.items():
+        if key.split(".")[0] == "obs":
+            if (known := _obs_name(key, stored)) in obs:
+                raise Bad(f"{name}: its arrays {', '.join(arrays)} hold {known} twice: rename one to obs.NAME")
+            obs[known] = stored
     for key in file.ignored:  # one that is merely misspelt would be missed
         if near := difflib.get_close_matches(key, ("obs", *STEPS), 1, 0.7):
             raise Bad(f"{name}: its array {key!r} is not known; rename it to {near[0]!r} if it is that")
@@ -104,7 +111,9 @@ def examine(file: File) -> Recording:
         raise Bad(f"{name}: has no array 'obs'; it has: {', '.join(arrays)}")
     for key, stored in obs.items():
         _check_obs(f"{name}: {key}", stored)
-    lengths = {key: stored.shape[0] if stored.shape else 0 for key, stored in arrays.items() if key in STEPS}
+    for key in (key for key in STEPS if key in arrays):
+        _check_steps(f"{name}: {key}", arrays[key])
+    lengths = {key: stored.shape[0] for key, stored in arrays.items() if key in STEPS}
     counts = {stored.shape[0] for stored in obs.values()}
     steps = set(lengths.values())
     if len(counts) > 1 or len(steps) > 1 or (steps and counts.copy().pop() - min(steps) not in (0, 1)):
@@ -118,7 +127,8 @@ def examine(file: File) -> Recording:
     if min(span.rows for span in spans) < 2:
         raise Bad(f"{name}: has an episode of a single frame, in which nothing happens")
     act = _act_space(name, beside["action"]) if "action" in beside else None
-    returns = [float(beside["reward"][s.start : s.start + s.rows - 1].sum()) for s in spans if "reward" in beside]
+    rew = beside.get("reward")
+    returns = [] if rew is None else [float(rew[s.start : s.start + s.rows - 1].sum(dtype=float)) for s in spans]
     return Recording(file, obs, spans, act, tuple(returns))
 
 
@@ -129,41 +139,49 @@ def read_steps(file: File) -> Row:
         if key not in file.arrays:
             continue
         value = file.arrays[key].whole()
-        if value.dtype.kind not in "biuf":
-            raise Bad(f"{file.name}: {key} holds no numbers ({value.dtype})")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            step = int(np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(1))[0])
-            raise Bad(f"{file.name}: {key} of step {step} is not finite")
         if key == "action":
             found[key] = _actions(file.name, value)
             continue
         if value.size != len(value):
             raise Bad(f"{file.name}: {key} is {value.shape}, but has one number a step: ({len(value)},)")
         value = value.reshape(-1)
-        if key != "reward" and not np.isin(value, (0, 1)).all():
+        if key == "reward":
+            found[key] = _floats(file.name, key, value)
+            continue
+        if not np.isin(value, (0, 1)).all():
             raise Bad(f"{file.name}: {key} says yes or no (1 or 0), but holds {value[~np.isin(value, (0, 1))][0]}")
-        found[key] = value.astype(np.float32 if key == "reward" else bool)
+        found[key] = value.astype(bool)
     return found
 
 
 def _actions(name: str, value: np.ndarray) -> np.ndarray:
     """int64 (T,) where one of n was chosen, float32 (T, A) where numbers were."""
-    if value.ndim > 2:
-        raise Bad(f"{name}: action is {value.shape}; one of n is (T,), several numbers are (T, A)")
     if value.dtype.kind == "f":
-        return value.reshape(len(value), -1).astype(np.float32)
+        return _floats(name, "action", value.reshape(len(value), -1))
     if value.size != len(value):
         hint = "one-hot: save action.argmax(1)" if (value.sum(1) == 1).all() else "save them as floats"
         raise Bad(f"{name}: action is whole numbers {value.shape}, but one of n is (T,); {hint}")
-    if len(value) and value.min() < 0:
+    if value.min() < 0:
         raise Bad(f"{name}: action {value.min()} is below 0; actions are counted from 0")
+    if value.max() >= MOST_ACTIONS:
+        raise Bad(f"{name}: action {value.max()} is none of a set that could be counted; save numbers as floats")
     return value.reshape(-1).astype(np.int64)
+
+
+def _floats(name: str, key: str, value: np.ndarray, begin: int = 0) -> np.ndarray:
+    """(T, ...), of which the first is step ``begin``, as float32; what is too large for that is not finite either."""
+    with np.errstate(over="ignore"):
+        cast = value.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(cast))
+    if len(bad):
+        raise Bad(f"{name}: {key} of step {begin + bad[0, 0]} is not finite as float32: {value[tuple(bad[0])]}")
+    return cast
 
 
 def _act_space(name: str, value: np.ndarray) -> spaces.Space:
     """The smallest space that holds actions, its bounds whole numbers."""
     if value.ndim == 1:
-        return spaces.Discrete(int(value.max(initial=0)) + 1)
+        return spaces.Discrete(int(value.max()) + 1)
     low, high = np.floor(value.min(0)), np.ceil(value.max(0))
     return spaces.Box(low, np.maximum(high, low + 1), dtype=np.float32)
 
@@ -191,6 +209,8 @@ def _spans(observations: int, beside: Row) -> Iterator[Span]:
 
 def _check_obs(what: str, stored: Stored) -> None:
     """Raise Bad where an array of observations has another shape or other numbers than images or vectors have."""
+    if not stored.shape:
+        raise Bad(f"{what} is a single number; images are (N, H, W, 3), vectors (N, n)")
     if 0 in stored.shape:
         raise Bad(f"{what} is empty: {stored.shape}")
     if stored.dtype.kind not in "biuf":
@@ -202,6 +222,18 @@ def _check_obs(what: str, stored: Stored) -> None:
         raise Bad(
             f"{what} holds images {stored.shape} of {stored.dtype}; images are bytes: save {how}x.astype(np.uint8)"
         )
+
+
+def _check_steps(what: str, stored: Stored) -> None:
+    """Raise Bad where an array of one entry a step has no entries, or entries that are no numbers."""
+    if not stored.shape:
+        raise Bad(f"{what} is a single number, but has one entry a step: (T,)")
+    if 0 in stored.shape:
+        raise Bad(f"{what} is empty: {stored.shape}; what was not recorded is left out")
+    if len(stored.shape) > 2:
+        raise Bad(f"{what} is {stored.shape}, but is (T,), or where an action is several numbers (T, A)")
+    if stored.dtype.kind not in "biuf":
+        raise Bad(f"{what} holds no numbers ({stored.dtype})")
 
 
 def _obs_name(key: str, stored: Stored) -> str:
@@ -216,7 +248,8 @@ def _shape(stored: Stored) -> tuple[int, ...]:
     """(C, H, W) of an image, (n,) of a vector."""
     if not _pictorial(stored):
         return (int(np.prod(stored.shape[1:], dtype=np.int64)),)
-    h, w, channels = channels_last(np.broadcast_to(np.zeros((), np.uint8), (1, *stored.shape[1:]))).shape[1:]
+    blank = np.broadcast_to(np.zeros((), np.uint8), (1, *stored.shape[1:]))
+    h, w, channels = channels_last(blank, stored.layout).shape[1:]
     return channels, h, w
 
 
@@ -263,7 +296,8 @@ def rows(recording: Recording, form: Form) -> Iterator[Row]:
         low, high = np.searchsorted(source, (begin, end))
         at = source[low:high] - begin
         seen = {
-            key: _converted(recording, key, piece, form)[at] for (key, _), piece in zip(streams, pieces, strict=True)
+            key: _converted(recording, key, piece, form, begin)[at]
+            for (key, _), piece in zip(streams, pieces, strict=True)
         }
         yield {**seen, **{name: column[low:high] for name, column in beside.items()}}
         begin = end
@@ -290,12 +324,8 @@ def _steps(recording: Recording, form: Form) -> tuple[np.ndarray, Row]:
     return source, {"act": act, "rew": rew, **flags}
 
 
-def _converted(recording: Recording, key: str, piece: np.ndarray, form: Form) -> np.ndarray:
-    """Observations as agents see them."""
-    if _pictorial(recording.obs[key]):
-        return pictures(piece, form.sizes.get(key), form.crop, form.grey)
-    values = piece.reshape(len(piece), -1).astype(np.float32)
-    with told(recording.file.name):
-        if not np.isfinite(values).all():
-            raise Bad(f"{recording.file.name}: {key} holds numbers that are not finite")
-    return values
+def _converted(recording: Recording, key: str, piece: np.ndarray, form: Form, begin: int) -> np.ndarray:
+    """Observations as agents see them; the first is number ``begin``."""
+    if _pictorial(stored := recording.obs[key]):
+        return pictures(piece, form.sizes.get(key), form.crop, form.grey, stored.layout)
+    return _floats(recording.file.name, key, piece.reshape(len(piece), -1), begin)

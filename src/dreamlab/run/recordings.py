@@ -112,11 +112,22 @@ def look(
 
 def _refuse_others(recording: Recording, obs_space: spaces.Dict, act_space: spaces.Space) -> None:
     """Raise Bad where a file is not of the spaces that it should be of."""
-    name, act = recording.file.name, recording.act_space
-    if set(recording.shapes) < set(obs_space.spaces):
-        raise Bad(f"{name}: holds {', '.join(recording.shapes)}, but all of {', '.join(obs_space.spaces)} is recorded")
+    name, act, shapes = recording.file.name, recording.act_space, recording.shapes
+    if not set(shapes) >= set(obs_space.spaces):
+        raise Bad(f"{name}: holds {', '.join(shapes)}, but all of {', '.join(obs_space.spaces)} is recorded")
+    for key, space in obs_space.spaces.items():
+        if shapes[key] != space.shape:
+            raise Bad(f"{name}: {key} is {shapes[key]}, but {space.shape} is recorded (images: channels first)")
+    if act is None:
+        return
+    if type(act) is not type(act_space) or (isinstance(act, spaces.Box) and act.shape != act_space.shape):
+        raise Bad(f"{name}: its actions are {_kind_of(act)}, but recorded is {_kind_of(act_space)}")
     if isinstance(act, spaces.Discrete) and isinstance(act_space, spaces.Discrete) and act.n > act_space.n:
         raise Bad(f"{name}: has action {act.n - 1}, but there are {act_space.n}, counted from 0")
+
+
+def _kind_of(act: spaces.Space) -> str:
+    return f"{act.shape[0]} numbers" if isinstance(act, spaces.Box) else "one of n"
 
 
 def _alike(good: list[Recording], path: Path, skipped: list[str], skip_bad: bool) -> list[Recording]:

@@ -31,6 +31,8 @@ from dreamlab.run.progress import Progress
 if TYPE_CHECKING:
     from dreamlab.core.types import Metrics
 
+LINES = 100
+"""lines of metrics that a phase of learning alone has at least, if it has as many rounds"""
 CHUNK = 50
 """environment steps between two looks at the clocks"""
 
@@ -163,7 +165,7 @@ class Trainer:
 
     def _tick(self, phase: Phase, finished: bool, done: int, total: int, unit: str) -> float | None:
         """Metrics, reports and evaluations that are due, after a whole stretch. Returns an evaluation's score."""
-        if self._ticked("log", self.config.log_every) or finished:
+        if self._ticked("log", self.config.log_every) or finished or self._telling(phase):
             self.write()
         self.log.progress(phase.key, done, total, unit)
         if self._ticked("report", self.config.report_every) or finished:
@@ -171,6 +173,16 @@ class Trainer:
         if self.evaluate is not None and self._due("eval", self.config.eval_every) and not self.stop:
             return self._evaluate()
         return None
+
+    def _telling(self, phase: Phase) -> bool:
+        """Whether a round has just ended that gives a phase of learning alone one of its ``LINES``.
+
+        A phase of few and long rounds, as generations of CMA-ES are, would else be told in one line.
+        """
+        count = self.progress.of(phase)
+        if phase.env_steps or count.place or not count.rounds:
+            return False
+        return count.rounds * LINES // phase.rounds > (count.rounds - 1) * LINES // phase.rounds
 
     def _finish(self) -> None:
         """The last evaluation, once for each end that a run has had."""

@@ -1,7 +1,8 @@
 """World Models (Ha & Schmidhuber 2018, arXiv:1803.10122): see (V), remember (M), act (C). Imports nothing heavy.
 
-In the paper's order: ``config`` · ``vision`` · ``memory`` · ``actions`` · ``controller`` · ``dreaming``, and what
-joins them: ``model`` · ``acting`` · ``agent`` (the recipe).
+In the paper's order: ``config`` · ``vision``, for vectors ``vectors`` · ``memory`` · ``actions`` · ``controller``;
+then who trains C: ``evolution`` and ``evolved`` with ``dreaming``, or ``policy_gradient`` and ``actor_critic``; and what
+joins them: ``model`` · ``acting`` · ``schedules`` · ``reports`` · ``agent`` (the recipe).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def build(
     """A fresh agent.
 
     Raises:
-        UserError: no square images of 8 to 128 pixels, or actions that a linear controller cannot choose.
+        UserError: images that are not square or not of 8 to 128 pixels, an encoder that does not fit what the
+            environment gives, or actions that a controller cannot choose.
     """
     from dreamlab.agents.world_models.agent import WorldModelsAgent
 

@@ -336,7 +336,7 @@ class WorldModelsAgent:
         Raises:
             UserError: a part that is needed is of other sizes, or that run has none.
         """
-        trained, have, words = stages(self.config, TAKES), set(state.get("trained", ())), []
+        trained, have, words = stages(self.config, TAKES), set(state.get("trained", TAKES)), []
         wanted = TAKES if self.config.stages is None else STAGES
         for name in wanted:
             if name not in have or name not in state:

@@ -54,7 +54,7 @@ def layers(size: int) -> Layers:
     if size not in SIZES:
         raise UserError(
             f"V sees square images of {SIZES.start} to {SIZES.stop - 1} pixels (the paper: 64), got {size}; "
-            "type: --env.size 64"
+            "type: --env.size 64 64"
         )
     width = size
     channels: list[int] = []
@@ -124,7 +124,7 @@ class Vision(nn.Module):
         super().__init__()
         colours, height, width = image
         if height != width:
-            raise UserError(f"V sees square images, got {height}x{width}; type: --env.size 64")
+            raise UserError(f"V sees square images, got {height}x{width}; type: --env.size 64 64")
         form = layers(height)
         flat, dense = form.channels[-1] * form.width**2, 4 * form.channels[-1]
         self.latent = latent
