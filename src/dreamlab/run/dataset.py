@@ -197,7 +197,7 @@ def _write(path: Path, length: int, pieces: Iterable[Row], about: About) -> None
                 count += len(values)
                 for name, column in piece.items():
                     if name != first:
-                        beside.setdefault(name, []).append(column.copy())  # a view would hold its whole piece
+                        beside.setdefault(name, []).append(column)
         if count != length:
             raise Bad(f"{path.name}: {count} of its {length} frames could be read")
         rows = {name: np.concatenate(columns) for name, columns in beside.items()}

@@ -42,7 +42,7 @@ class Episode:
         self._file.seek(0)
         while data := self._file.read(PIECE * self._row.itemsize):
             piece = np.frombuffer(data, self._row)
-            yield {name: np.ascontiguousarray(piece[name]) for name in self._row.names or ()}
+            yield {name: piece[name].copy() for name in self._row.names or ()}  # a view would hold the whole piece
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,8 +1,8 @@
 """World Models (Ha & Schmidhuber 2018, arXiv:1803.10122): see (V), remember (M), act (C). Imports nothing heavy.
 
 In the paper's order: ``config`` · ``vision``, for vectors ``vectors`` · ``memory`` · ``actions`` · ``controller``;
-then who trains C: ``evolution`` and ``evolved`` with ``dreaming``, or ``policy_gradient`` and ``actor_critic``; and what
-joins them: ``model`` · ``acting`` · ``schedules`` · ``reports`` · ``agent`` (the recipe).
+then who trains C: ``evolution`` and ``evolved`` with ``dreaming``, or ``policy_gradient`` and ``actor_critic``; and
+what joins them: ``model`` · ``acting`` · ``schedules`` · ``reports`` · ``agent`` (the recipe).
 """
 
 from __future__ import annotations
