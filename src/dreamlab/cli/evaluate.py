@@ -33,6 +33,8 @@ class Options:
     """the episodes' seeds are derived from it"""
     checkpoint: int | None = None
     """the step to evaluate; the newest unless told"""
+    time_limit: int | None = None
+    """agent steps of an episode at most; those of training unless told"""
     envs: int = 0
     """environments side by side; 0 takes as many as in training"""
     video: bool = False
@@ -69,10 +71,16 @@ def evaluate(
     device: str = "auto",
     say: Any = print,
     env: str | None = None,
+    time_limit: int | None = None,
 ) -> dict[str, Any]:
     """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol."""
-    for name, value, least in (("episodes", episodes, 1), ("envs", envs, 0), ("seed", seed, 0)):
-        if value < least:
+    for name, value, least in (
+        ("episodes", episodes, 1),
+        ("envs", envs, 0),
+        ("seed", seed, 0),
+        ("time-limit", time_limit, 1),
+    ):
+        if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, got {value}")
     from dreamlab.cli import session
     from dreamlab.evals import episodes as evals
@@ -80,7 +88,9 @@ def evaluate(
 
     opened = session.open_run(run, checkpoint, device)
     n = 1 if render else min(envs or opened.spec.run.envs, episodes)  # one window, not one for each environment
-    spec = dataclasses.replace(opened.spec, env=evaluation(recorded.stage(opened, env)))
+    scored = evaluation(recorded.stage(opened, env))
+    scored = scored if time_limit is None else dataclasses.replace(scored, time_limit=time_limit)
+    spec = dataclasses.replace(opened.spec, env=scored)
     venv = session.environments(spec, n, render="human" if render else video)
     try:
         outcome, frames = evals.evaluate(
