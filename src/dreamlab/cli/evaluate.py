@@ -115,7 +115,8 @@ def evaluate(
     score = evals.score(opened.spec.agent, spec.env.id, outcome, protocol)
     stored = opened.folder / "evaluations"
     stored.mkdir(exist_ok=True)
-    write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes.json", score)
+    limit = "" if time_limit is None else f"-{time_limit}steps"
+    write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes{limit}.json", score)
     if frames:
         path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
         evals.film(path, frames, f"{opened.spec.agent} · {spec.env.id} · return {outcome.ret[0]:.0f}")
