@@ -344,3 +344,22 @@ def test_envpool_gives_the_same_form_of_stream():
         assert (rew == 0).all() == (t == 21)  # the step that resets
     assert (obs["image"] != first).any()
     vec.close()
+
+
+def test_envpool_starts_on_the_tracks_of_given_seeds():
+    pytest.importorskip("envpool")
+    vec = envs.make(config("CarRacing-v3", engine="envpool", time_limit=40), 3, 0)
+    act = np.tile(np.array([[0, 0.5, 0]], np.float32), (3, 1))
+
+    def seen(seeds: list[int]) -> np.ndarray:
+        vec.reset(options={"seeds": seeds})
+        for _ in range(30):
+            obs, *_ = vec.step(act)
+        return obs["image"].astype(int)
+
+    one, other = seen([5, 9, 5]), seen([9, 7, 5])
+    assert np.array_equal(one[0], one[2])
+    assert np.array_equal(one[1], other[0])
+    assert np.array_equal(one[0], other[2])
+    assert not np.array_equal(other[0], other[1])
+    vec.close()
