@@ -130,6 +130,8 @@ def _run(
         step = trainer.restore()
         if step is None and material is not None:  # what an interrupted start had read was forgotten
             recorded.fill(material, experience, folder, spec.env)
+        if hasattr(agent, "refuse_untrained"):
+            agent.refuse_untrained()
         acts = getattr(agent, "acts", True)
         if acts and spec.env.id != NO_ENV:
             trainer.evaluate = lambda step: evaluation(spec, folder, trainer, compute, step)

@@ -96,7 +96,6 @@ class WorldModelsAgent:
 
     def phases(self) -> Sequence[Phase]:
         """The budget with the live parts bound to it; parts taken from another run are not trained again."""
-        self._refuse_untrained()
         learners: dict[str, Any] = {
             "vision": lambda phase: self.learn_vision,
             "encode": lambda phase: partial(self.encode, rounds=phase.rounds),
@@ -115,8 +114,12 @@ class WorldModelsAgent:
             for phase in budget(self.config, self.run, self.loaded, self.recorded)
         ]
 
-    def _refuse_untrained(self) -> None:
-        """Raises UserError where ``stages`` leaves out a part that the others stand on, and no run has brought it."""
+    def refuse_untrained(self) -> None:
+        """Call when all is loaded that was asked for.
+
+        Raises:
+            UserError: ``stages`` leaves out a part that the others stand on, and no run has brought it.
+        """
         config, trained = self.config, stages(self.config, self.loaded)
         there = {*trained, *self.loaded, *(() if list(self.parts["vision"].parameters()) else ("vision",))}
         remembers = config.controller.inputs != "z" or dreams(config)
