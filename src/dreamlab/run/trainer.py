@@ -130,7 +130,9 @@ class Trainer:
             torch.set_rng_state(random)  # the unit is done again from the same state
             if isinstance(error, EnvironmentFailed):
                 raise
+            self._cut = True  # told once it is done
             return
+        self._cut = False
         self.log.add(phase.name, metrics)
         self.progress.learned(phase)
 
