@@ -64,7 +64,9 @@ class Plan:
     repeat: int
     """frames of the environment in one step"""
     parameters: Mapping[str, int]
-    """by part; one that two parts share counts for the first"""
+    """optimised ones by part; one that two parts share counts for the first"""
+    copies: Mapping[str, int]
+    """parameters that follow others and are not optimised (slow and target networks), by part"""
     memory_bytes: int
     disk_bytes: int
 
@@ -84,6 +86,7 @@ class Plan:
             "phases": [{"name": p.key, "env_steps": p.env_steps, "rounds": p.rounds} for p in self.phases],
             "frames": self.frames,
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
+            "copies": dict(self.copies),
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,
         }
@@ -139,9 +142,9 @@ def plan(
     agent = _imagined(module, spec, obs_space, act_space)
     refuse_unable(agent, spec, recorded)
     recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
-    parameters = count(agent.parts)
+    parameters, copies = count(agent.parts)
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
-    weights = sum(parameters.values()) * 4
+    weights, followers = (4 * sum(c.values()) for c in (parameters, copies))
     worker = getattr(envs.suite_of(spec.env.id), "WORKER_BYTES", WORKER_BYTES)
     rolls = 2 if any(phase.rounds for phase in recipe) else 1
     if recorded is not None:  # whole episodes at the end alone, unless some are collected on top
@@ -152,12 +155,14 @@ def plan(
         phases=recipe,
         repeat=spec.env.repeat,
         parameters=parameters,
+        copies=copies,
         memory_bytes=PROCESS_BYTES
         + rolls * spec.run.envs * worker * spec.env.workers
         + footprint.memory_bytes
-        + weights * WEIGHT_COPIES,
+        + weights * WEIGHT_COPIES
+        + followers,
         disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes, recorded)
-        + spec.run.keep * weights * SAVED_COPIES
+        + spec.run.keep * (weights * SAVED_COPIES + followers)
         + EXTRA_DISK_BYTES,
     )
 
@@ -171,10 +176,11 @@ def lines(found: Plan) -> list[str]:
     if len(found.phases) > 1:
         rounds = sum(p.rounds for p in found.phases)
         table.append(f"  {'in all':{wide}}  {found.env_steps:>12,}  {found.frames:>12,}  {rounds:>9,}")
-    parts = ", ".join(f"{name} {n:,}" for name, n in found.parameters.items())
+    parts, copies = (", ".join(f"{name} {n:,}" for name, n in c.items()) for c in (found.parameters, found.copies))
+    apart = f"; copies beside them: {copies}" if copies else ""
     return [
         *table,
-        f"  parameters: {sum(found.parameters.values()):,}{f' ({parts})' if parts else ''}",
+        f"  parameters: {sum(found.parameters.values()):,}{f' ({parts}){apart}' if parts else ''}",
         f"  expected: memory {size(found.memory_bytes)}, disk {size(found.disk_bytes)}",
     ]
 
@@ -232,17 +238,22 @@ def replay_bytes(
     return held + sum(min(RESERVE_BYTES, max(1 << 16, times * streams * width // 16)) // 2 for width in widths)
 
 
-def count(parts: Mapping[str, Any]) -> dict[str, int]:
-    """Parameters of each part that has any; shared ones count once."""
+def count(parts: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Parameters of each part that has any, shared ones once: those that are optimised, and those that are not."""
     seen: set[int] = set()
-    counts = {}
+    learned: dict[str, int] = {}
+    copies: dict[str, int] = {}
     for name, part in parts.items():
         if not hasattr(part, "parameters"):
             continue
-        new = {id(p): p.numel() for p in part.parameters() if id(p) not in seen}
-        seen |= new.keys()
-        counts[name] = sum(new.values())
-    return counts
+        new = [p for p in part.parameters() if id(p) not in seen]
+        seen |= {id(p) for p in new}
+        still = sum(p.numel() for p in new if not p.requires_grad)
+        if still:
+            copies[name] = still
+        if not still or any(p.requires_grad for p in new):
+            learned[name] = sum(p.numel() for p in new) - still
+    return learned, copies
 
 
 def _imagined(module: Any, spec: Spec, obs_space: spaces.Dict, act_space: spaces.Space) -> Agent:

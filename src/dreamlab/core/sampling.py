@@ -53,6 +53,34 @@ class StreamWindows(Sampler):
         return time * index.streams + stream
 
 
+class NewestFirst(StreamWindows):
+    """What was just written comes once before anything is drawn (DreamerV3's online queue); then ``StreamWindows``.
+
+    Each stream is cut into windows one after another, and they come in the order in which they were finished.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.seen = 0  # windows that have come, or have gone from the table before they could
+
+    def __call__(self, index: Index, n: int, length: int) -> np.ndarray:
+        """Row ids (n, length)."""
+        streams = index.streams
+        self.seen = max(self.seen, -(-index.start // length) * streams)
+        new = np.arange(self.seen, min(self.seen + n, index.stop // length * streams))
+        self.seen += len(new)
+        time = (new // streams * length)[:, None] + np.arange(length)  # (new, length)
+        rows = time * streams + (new % streams)[:, None]
+        return np.concatenate([rows, super().__call__(index, n - len(new), length)]) if len(new) < n else rows
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.seen = int(state["seen"])
+
+
 class EpisodeWindows(Sampler):
     """Windows inside one episode, episodes drawn in proportion to their length; padded on the right."""
 

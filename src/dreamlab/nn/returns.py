@@ -27,7 +27,7 @@ def lambda_return(
     value: Float[Tensor, " T *batch"],
     last_value: Float[Tensor, "*batch"],
     discount: float,
-    trace: float,
+    trace: float | Tensor,
 ) -> Float[Tensor, " T *batch"]:
     """R[t] for every t, time first: trace 0 looks one step ahead, trace 1 sums all rewards up to ``last_value``.
 
@@ -42,13 +42,14 @@ def lambda_return(
         value: V at t; the first row's is not used.
         last_value: V at T, after the last step.
         discount: gamma.
-        trace: lambda.
+        trace: lambda; or one for every step (T, ...): 0 where it leads to a row that ends an episode, whose value is
+            all that is known there.
     """
     after = torch.cat([value[1:], last_value[None]])  # (T, ...): V[t+1]
     keep = discount * con
     known = rew + keep * (1 - trace) * after  # (T, ...): all but the recursion
     ret, returns = last_value, []
-    for step, go_on in zip(reversed(known.unbind()), reversed(keep.unbind()), strict=True):
-        ret = step + trace * go_on * ret  # (...)
+    for step, go_on in zip(reversed(known.unbind()), reversed((keep * trace).unbind()), strict=True):
+        ret = torch.addcmul(step, go_on, ret)  # (...)
         returns.append(ret)
     return torch.stack(returns[::-1])

@@ -44,6 +44,7 @@ from dreamlab.core.protocols import Experience, Learn, Policy
 from dreamlab.core.sampling import EpisodeWindows
 from dreamlab.core.seeds import derive, torch_rng
 from dreamlab.nn.compute import Compute
+from dreamlab.nn.optim import load_optimizer, optimizer_state
 
 if TYPE_CHECKING:
     from dreamlab.core.types import Metrics, Obs
@@ -191,7 +192,7 @@ class ActorCritic:
         return {
             "actor": self.actor.state_dict(),
             "critic": self.critic.state_dict(),
-            "optimizer": {str(i): dict(moments) for i, moments in self.optimizer.state_dict()["state"].items()},
+            "optimizer": optimizer_state(self.optimizer),
             "iteration": self.iteration,
             "windows": self.windows.state_dict(),
             "generators": {name: rng.get_state() for name, rng in self.generators.items()},
@@ -199,9 +200,7 @@ class ActorCritic:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.take(state)
-        moments = {int(i): {k: v.clone() for k, v in kept.items()} for i, kept in state["optimizer"].items()}
-        groups = self.optimizer.state_dict()["param_groups"]  # learning rates and such come from the config
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimizer(self.optimizer, state["optimizer"])
         self.windows.load_state_dict(state["windows"])
         for name, rng in self.generators.items():
             rng.set_state(torch.as_tensor(state["generators"][name], dtype=torch.uint8).cpu())

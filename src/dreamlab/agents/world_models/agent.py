@@ -35,6 +35,7 @@ from dreamlab.core.sampling import EpisodeWindows, Frames, WholeEpisodes
 from dreamlab.core.seeds import derive, forked, torch_rng
 from dreamlab.core.types import Batch, Recorded
 from dreamlab.nn.compute import Compute
+from dreamlab.nn.optim import load_optimizer, optimizer_state
 
 if TYPE_CHECKING:
     from dreamlab.core.types import Metrics
@@ -300,7 +301,7 @@ class WorldModelsAgent:
             "vision": _contiguous(self.model.vision.state_dict()),
             "memory": _contiguous(self.model.memory.state_dict()),
             "controller": self.behaviour.state_dict(),
-            "optimizers": {name: _optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
             "samplers": {"frames": self.frames.state_dict(), "sequences": self.sequences.state_dict()},
             "generators": {name: rng.get_state() for name, rng in self.generators.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
@@ -316,7 +317,7 @@ class WorldModelsAgent:
         self.model.memory.load_state_dict(state["memory"])
         self.behaviour.load_state_dict(state["controller"])
         for name, optimizer in self.optimizers.items():
-            _load_optimizer(optimizer, state["optimizers"][name])
+            load_optimizer(optimizer, state["optimizers"][name])
         self.frames.load_state_dict(state["samplers"]["frames"])
         self.sequences.load_state_dict(state["samplers"]["sequences"])
         for name, rng in self.generators.items():
@@ -384,19 +385,3 @@ OPTIMIZERS = {"adam": _adam, "rmsprop": _rmsprop}
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in state.items()}
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The moments, by the parameter's number; learning rates and such come from the config."""
-    state = optimizer.state_dict()["state"]
-    return {str(i): _contiguous(moments) for i, moments in state.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore the moments in their parameter's memory layout: the fused update walks both in one order."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = {
-        int(i): {k: torch.empty_like(parameters[int(i)]).copy_(v) if v.dim() else v.clone() for k, v in entry.items()}
-        for i, entry in state.items()
-    }
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,142 @@
+"""What the Dreamers' heads say, as closed forms on the numbers that a network gives.
+
+Rewards and values: a unit normal (V1, V2) or two-hot over symmetric exponential bins (V3). Actions: one class
+``Choice`` a kind, each with ``outs`` (numbers asked of the network), ``sample``, ``mode``, ``log_prob``, ``entropy``.
+Samples are drawn from torch's global generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) (exp|x| - 1): the inverse of ``symlog``."""
+    return x.sign() * x.abs().expm1()
+
+
+def unit_normal_loss(mean: Tensor, target: Tensor) -> Tensor:
+    """-log N(target; mean, 1), elementwise: half the squared error and a constant."""
+    return 0.5 * (mean - target).square() + HALF_LOG_2PI
+
+
+def bernoulli_loss(logit: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of a probability with a target in [0, 1], elementwise."""
+    return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+
+
+class TwoHot:
+    """A number as weights of the two around it, of 255 bins from -4.85e8 to 4.85e8 (arXiv:2301.04104v2).
+
+    The bins are ``symexp`` of equal steps. Interpolated in the number's own units, not in symlog's.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", size: int = 255) -> None:
+        half = symexp(torch.linspace(-20, 0, (size + 1) // 2, dtype=torch.float32, device=device))
+        self.bins = torch.cat([half, -half[:-1].flip(0)])  # antisymmetric to the bit, 0 in the middle
+        self.outs = size
+
+    def place(self, x: Float[Tensor, "*batch"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The bins below and above x, and how near it is to the upper one; clamped outside."""
+        above = torch.bucketize(x.contiguous(), self.bins).clamp(1, self.outs - 1)
+        low, high = self.bins[above - 1], self.bins[above]
+        return above - 1, above, ((x - low) / (high - low)).clamp(0, 1)
+
+    def loss(self, logits: Float[Tensor, "*batch 255"], target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Cross-entropy with the target's weights: of 255 log-probabilities two are looked at."""
+        below, above, near = self.place(target)
+        logits = logits.float()
+        said = logits.gather(-1, torch.stack([below, above], -1))  # (..., 2)
+        return logits.logsumexp(-1) - torch.lerp(said[..., 0], said[..., 1], near)
+
+    def mean(self, logits: Float[Tensor, "*batch 255"]) -> Float[Tensor, "*batch"]:
+        """Sum of p * bin, mirrored bins first: equal probabilities give exactly 0."""
+        half = self.outs // 2
+        p = logits.float().softmax(-1)
+        above, below = p[..., half + 1 :], p[..., :half].flip(-1)
+        return ((above - below) * self.bins[half + 1 :]).sum(-1)
+
+
+# ---- actions
+
+
+class Choice(Protocol):
+    """A distribution over actions (..., A), from the numbers (..., outs) of a network."""
+
+    outs: int
+
+    def sample(self, out: Tensor) -> Tensor: ...
+    def mode(self, out: Tensor) -> Tensor: ...
+    def log_prob(self, out: Tensor, act: Tensor) -> Tensor: ...
+    def entropy(self, out: Tensor) -> Tensor: ...
+
+
+class OneHots:
+    """One class of each group, as one-hot numbers one after another; ``unimix`` of a uniform is mixed in.
+
+    Samples pass gradients straight through to the probabilities (V1 and V2 learn by them).
+    """
+
+    def __init__(self, sizes: Sequence[int], unimix: float = 0.0) -> None:
+        self.sizes, self.unimix, self.outs = list(sizes), unimix, sum(sizes)
+
+    def probs(self, out: Tensor) -> list[Tensor]:
+        """Of each group (..., n)."""
+        found = [part.softmax(-1) for part in out.float().split(self.sizes, -1)]
+        return [torch.lerp(p, torch.full_like(p, 1 / p.shape[-1]), self.unimix) if self.unimix else p for p in found]
+
+    def sample(self, out: Tensor) -> Tensor:
+        drawn = []
+        for p in self.probs(out):
+            chosen = (p.detach() / torch.empty_like(p).exponential_().clamp_(min=1e-30)).argmax(-1)
+            drawn.append(F.one_hot(chosen, p.shape[-1]) + p - p.detach())
+        return torch.cat(drawn, -1)
+
+    def mode(self, out: Tensor) -> Tensor:
+        return torch.cat([F.one_hot(p.argmax(-1), p.shape[-1]) + p - p.detach() for p in self.probs(out)], -1)
+
+    def log_prob(self, out: Tensor, act: Tensor) -> Tensor:
+        parts = zip(self.probs(out), act.split(self.sizes, -1), strict=True)
+        return torch.stack([(p.log() * one).sum(-1) for p, one in parts]).sum(0)
+
+    def entropy(self, out: Tensor) -> Tensor:
+        return torch.stack([-(p * p.log()).sum(-1) for p in self.probs(out)]).sum(0)
+
+
+class BoundedNormal:
+    """DreamerV3: mean tanh(m), deviation between 0.1 and 1 (0.89 at first); samples are not squashed or clipped."""
+
+    def __init__(self, size: int, low: float = 0.1, high: float = 1.0) -> None:
+        self.outs, self.low, self.high = 2 * size, low, high
+
+    def _parts(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = out.float().chunk(2, -1)
+        return mean.tanh(), self.low + (self.high - self.low) * torch.sigmoid(std + 2)
+
+    def sample(self, out: Tensor) -> Tensor:
+        mean, std = self._parts(out)
+        return mean + std * torch.randn_like(mean)
+
+    def mode(self, out: Tensor) -> Tensor:
+        return self._parts(out)[0]
+
+    def log_prob(self, out: Tensor, act: Tensor) -> Tensor:
+        mean, std = self._parts(out)
+        return (-0.5 * ((act - mean) / std).square() - std.log() - HALF_LOG_2PI).sum(-1)
+
+    def entropy(self, out: Tensor) -> Tensor:
+        return (self._parts(out)[1].log() + HALF_LOG_2PI + 0.5).sum(-1)

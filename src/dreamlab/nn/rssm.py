@@ -1,0 +1,314 @@
+"""The recurrent state-space model (PlaNet, arXiv:1811.04551; DreamerV1 to V3), for any cell and any latents.
+
+::
+
+    act[t-1] ─┐                       embed[t] ─┐
+    h[t-1] ───┼─ cell ─▶ h[t] ─┬────────────────┴─ post ─▶ z[t]      observe: what was seen decides z
+    z[t-1] ───┘                └─ prior ─▶ z[t]                      imagine: the prior does
+
+    is_first[t]: h, z and act of t-1 are zeros
+
+Actions here are those that *led to* t: the agents shift theirs in one named function. In the scan there is only
+what must be: the embedding's and the action's shares of every product, and the prior, are made for all times at
+once, before and after it; so are the gradients of its weights (``scan.Lent``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamlab.nn.blocks import MLP, BlockLinear, Init, LayerNorm, Linear, RMSNorm, glorot, rms_silu
+from dreamlab.nn.latents import Latents
+from dreamlab.nn.scan import Lent
+
+
+class State(NamedTuple):
+    """Of N sequences, (N, ...), or over time, (N, T, ...)."""
+
+    deter: Tensor
+    """h (..., D) float32"""
+    stoch: Tensor
+    """z (..., W) float32, flat"""
+
+    @property
+    def feat(self) -> Float[Tensor, "*batch F"]:
+        """[h, z]: what every head sees."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+
+class Step(Protocol):
+    """A cell with its weights lent for one scan."""
+
+    def __call__(self, h: Tensor, z: Tensor, act: Tensor) -> Tensor: ...
+
+
+class Cell(Protocol):
+    """h[t] from h[t-1], z[t-1] and act[t-1]."""
+
+    size: int
+
+    def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
+        """The actions' share of a step, for all times at once; ``keep`` is 0 where nothing came before."""
+        ...
+
+    def begin(self, dtype: torch.dtype) -> Step:
+        """Ready for one scan in this precision."""
+        ...
+
+
+# ---- cells
+
+
+class KerasGRU(nn.Module):
+    """DreamerV1's cell: x = elu(W [z, a]), then Keras' GRU, which is ``torch.nn.GRUCell``.
+
+    Glorot for the input's weights, orthogonal for the state's, zero biases.
+    """
+
+    def __init__(self, latent: int, act: int, size: int, hidden: int) -> None:
+        super().__init__()
+        self.size, self.latent = size, latent
+        self.inputs = Linear(latent + act, hidden)
+        self.enter = Linear(hidden, 3 * size)
+        self.recur = Linear(size, 3 * size)
+        for part in self.recur.weight.data.split(size):
+            nn.init.orthogonal_(part)
+
+    def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
+        return _columns(self.inputs, act * keep, slice(self.latent, None))
+
+    def begin(self, dtype: torch.dtype) -> Step:
+        take, enter = Lent(self.inputs, dtype, slice(0, self.latent)), Lent(self.enter, dtype)
+        recur = Lent(self.recur, dtype)
+
+        def step(h: Tensor, z: Tensor, act: Tensor) -> Tensor:
+            x = nn.functional.elu(take(z) + act)  # (N, H)
+            return _gru(enter(x).float(), recur(h).float(), h)
+
+        return step
+
+
+def _gru(entered: Tensor, recurred: Tensor, h: Tensor) -> Tensor:
+    """torch.nn.GRUCell: the reset applies to the state's share after its product."""
+    (r, u, c), (hr, hu, hc) = entered.chunk(3, -1), recurred.chunk(3, -1)
+    reset, update = torch.sigmoid(r + hr), torch.sigmoid(u + hu)
+    return torch.lerp(torch.tanh(c + reset * hc), h, update)
+
+
+class NormGRU(nn.Module):
+    """DreamerV2's cell: x = elu(W [z, a]); one layer norm over all gates of W_g [x, h]; the update leans to keep."""
+
+    def __init__(self, latent: int, act: int, size: int, hidden: int, after: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.size, self.latent, self.hidden = size, latent, hidden
+        self.inputs = Linear(latent + act, hidden)
+        self.after = after(hidden)
+        self.gates = Linear(hidden + size, 3 * size, bias=False)
+        self.norm = LayerNorm(3 * size)
+
+    def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
+        return _columns(self.inputs, act * keep, slice(self.latent, None))
+
+    def begin(self, dtype: torch.dtype) -> Step:
+        take, gates = Lent(self.inputs, dtype, slice(0, self.latent)), Lent(self.gates, dtype)
+
+        def step(h: Tensor, z: Tensor, act: Tensor) -> Tensor:
+            x = self.after(take(z) + act)  # (N, H)
+            p = self.norm(gates(torch.cat([x, h.to(x.dtype)], -1)).float())
+            return gru_gates(p.unflatten(-1, (1, 3, self.size)), h)
+
+        return step
+
+
+class BlockGRU(nn.Module):
+    """DreamerV3's cell: three inputs, one hidden layer and the gates, both block-diagonal in h.
+
+    ::
+
+        h ─ norm, silu ─ x0 ─┐
+        z ─ norm, silu ─ x1 ─┼─ dense for all blocks ─┐
+        a ─ norm, silu ─ x2 ─┘                        ├─ norm over all of D, silu ─ block-dense ─ gates
+        h[g] ─────────────────── block-dense ─────────┘
+
+    The original copies [x0, x1, x2] into every block; the share of that product is one dense matrix.
+    """
+
+    def __init__(self, latent: int, act: int, size: int, hidden: int, blocks: int, init: Init) -> None:
+        super().__init__()
+        self.size, self.hidden, self.blocks = size, hidden, blocks
+        self.inputs = nn.ModuleList(Linear(width, hidden, init) for width in (size, latent, act))
+        self.scales = nn.ParameterList(torch.ones(hidden) for _ in range(3))
+        whole = size + blocks * 3 * hidden  # the input's width with every block's copy: what the weights start by
+        self.state = BlockLinear(size, size, blocks, init, bias=False, fan_in=whole)
+        self.shared = Linear(3 * hidden, size, lambda weight, *_: init(weight, whole, size))
+        self.norm = RMSNorm(size)
+        self.gates = BlockLinear(size, 3 * size, blocks, init)
+
+    def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
+        """Squashed elementwise into [-1, 1]; a zero vector, not a one-hot 0, where nothing came before."""
+        act = act / act.detach().abs().clamp(min=1)
+        x2 = rms_silu(self.inputs[2](act * keep), self.scales[2])
+        return _columns(self.shared, x2, slice(2 * self.hidden, None))
+
+    def begin(self, dtype: torch.dtype) -> Step:
+        from_h, from_z = (Lent(layer, dtype) for layer in self.inputs[:2])  # type: ignore[arg-type]
+        state, gates = Lent(self.state, dtype), Lent(self.gates, dtype)
+        shared = Lent(self.shared, dtype, slice(0, 2 * self.hidden))
+        scales, norm = torch.stack(list(self.scales)[:2]), self.norm
+
+        def step(h: Tensor, z: Tensor, act: Tensor) -> Tensor:
+            x = rms_silu(torch.stack([from_h(h), from_z(z)], -2), scales)  # (N, 2, hidden)
+            x = norm(state(h) + shared(x.flatten(-2)) + act)  # (N, D)
+            return gru_gates(gates(x).float().unflatten(-1, (self.blocks, 3, -1)), h)
+
+        return step
+
+
+def gru_gates(gates: Float[Tensor, "N G 3 d"], h: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """V2's and V3's gates, (reset, candidate, update) in each block: h' = u c + (1 - u) h, u = sigmoid(update - 1)."""
+    return _Gates.apply(gates, h)  # type: ignore[no-any-return]
+
+
+class _Gates(torch.autograd.Function):
+    """The gates as one node: a scan has many steps, and each node of a graph costs as much as its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, h: Tensor) -> Tensor:
+        reset, candidate, update = gates.unbind(-2)  # (N, G, d)
+        h = h.view_as(reset)
+        r, u = torch.sigmoid(reset), torch.sigmoid(update - 1)
+        c = torch.tanh(r * candidate)
+        ctx.save_for_backward(candidate, h, r, u, c)
+        return torch.lerp(h, c, u).flatten(-2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        candidate, h, r, u, c = ctx.saved_tensors
+        grad = grad.view_as(h)
+        to_u = grad * u
+        to_c = torch.ops.aten.tanh_backward(to_u, c)
+        to_reset = torch.ops.aten.sigmoid_backward(to_c * candidate, r)
+        to_update = torch.ops.aten.sigmoid_backward(grad * (c - h), u)
+        return torch.stack([to_reset, to_c * r, to_update], -2), (grad - to_u).flatten(-2)
+
+
+def _columns(layer: Linear, x: Tensor, part: slice) -> Tensor:
+    """A dense layer's share for its last input columns, bias included; the other columns' share is made in the scan."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return nn.functional.linear(x, layer.weight[:, part].to(x.dtype), bias)
+
+
+# ---- the model
+
+
+class Observed(NamedTuple):
+    """What observing T steps of N sequences gives."""
+
+    state: State
+    """(N, T, ...) posterior states"""
+    raw: Tensor
+    """(N, T, R): the posterior's numbers; ``latents.stats`` makes log-probabilities or means of them"""
+
+
+class RSSM(nn.Module):
+    """Cell, latents, and the two networks that say what z is: the prior from h, the posterior from h and embed.
+
+    Args:
+        embed: width of what is seen.
+        hidden: units of prior and posterior.
+        prior_layers: hidden layers of the prior (the posterior has one).
+        after: what follows a hidden dense layer (norm, activation).
+        init: of these dense layers' weights.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        latents: Latents,
+        embed: int,
+        hidden: int,
+        prior_layers: int,
+        after: Callable[[int], nn.Module],
+        init: Init = glorot,
+    ) -> None:
+        super().__init__()
+        self.cell, self.latents = cell, latents
+        self.prior = MLP(cell.size, hidden, prior_layers, latents.raw, after, init)
+        self.posterior = Linear(cell.size + embed, hidden, init)
+        self.posterior_after = after(hidden)
+        self.posterior_out = Linear(hidden, latents.raw, init)
+
+    def initial(self, n: int, device: torch.device) -> State:
+        """Zeros (N, ...)."""
+        return State(torch.zeros(n, self.cell.size, device=device), torch.zeros(n, self.latents.width, device=device))
+
+    def observe(
+        self,
+        embed: Float[Tensor, "N T E"],
+        act: Float[Tensor, "N T A"],
+        is_first: Bool[Tensor, "N T"],
+        state: State,
+        noise: Tensor | None = None,
+    ) -> Observed:
+        """Posterior states of T steps on from ``state`` (N, ...).
+
+        Args:
+            act: what led to each step; whatever it is where ``is_first``.
+            noise: (N, T, ...) of ``latents.noise``; fresh without it.
+        """
+        dtype, size = embed.dtype, self.cell.size
+        noise = self.latents.noise(*embed.shape[:2], device=embed.device) if noise is None else noise
+        keep = (~is_first).unsqueeze(-1).to(dtype)  # (N, T, 1)
+        acts = self.cell.acts(act.to(dtype), keep).transpose(0, 1).unbind()  # T of (N, ...)
+        seen = _columns(self.posterior, embed, slice(size, None)).transpose(0, 1).unbind()
+        step, from_h = self.cell.begin(dtype), Lent(self.posterior, dtype, slice(0, size))
+        out, keeps = Lent(self.posterior_out, dtype), keep.float().transpose(0, 1).unbind()
+        h, z = state
+        deter, stoch, raws = [], [], []
+        for t, draw in enumerate(noise.transpose(0, 1).unbind()):
+            h = step(h * keeps[t], z * keeps[t], acts[t])  # (N, D)
+            raw = out(self.posterior_after(from_h(h) + seen[t]))  # (N, R)
+            z = self.latents.draw(raw, draw)  # (N, W)
+            deter.append(h)
+            stoch.append(z)
+            raws.append(raw)
+        return Observed(State(torch.stack(deter, 1), torch.stack(stoch, 1)), torch.stack(raws, 1))
+
+    def obs_step(self, embed: Tensor, act: Tensor, is_first: Tensor, state: State) -> State:
+        """The posterior state one step on (N, ...)."""
+        seen = self.observe(embed.unsqueeze(1), act.unsqueeze(1), is_first.unsqueeze(1), state)
+        return State(*(x[:, 0] for x in seen.state))
+
+    def imagine(
+        self, state: State, actor: Callable[[State, int], Tensor], horizon: int, dtype: torch.dtype = torch.float32
+    ) -> tuple[State, Tensor]:
+        """H steps on from ``state`` (N, ...) by the prior; ``actor(state, k)`` gives the action chosen at step k.
+
+        Returns:
+            States (H + 1, N, ...), time first, the start included; and the actions (H, N, A).
+        """
+        take = self.stepper(dtype)
+        states, acts = [state], []
+        for k in range(horizon):
+            act = actor(state, k)  # (N, A)
+            state = take(state, act)
+            states.append(state)
+            acts.append(act)
+        return State(*(torch.stack(parts) for parts in zip(*states, strict=True))), torch.stack(acts)
+
+    def stepper(self, dtype: torch.dtype = torch.float32) -> Callable[..., State]:
+        """One imagined step ``(state, act, temperature=1.0) -> state``, with weights lent for a whole rollout."""
+        step = self.cell.begin(dtype)
+
+        def take(state: State, act: Tensor, temperature: float = 1.0) -> State:
+            keep = torch.ones_like(act[:, :1], dtype=dtype)
+            h = step(state.deter, state.stoch, self.cell.acts(act.to(dtype), keep))
+            noise = self.latents.noise(len(h), device=h.device)
+            return State(h, self.latents.draw(self.prior(h.to(dtype)), noise, temperature))
+
+        return take

@@ -1,0 +1,105 @@
+"""A recurrent state-space model with its senses and heads, as everything outside learning takes it.
+
+It is ``core.protocols.WorldModel``: dreams, films, errors by horizon and the studio need no more. What differs from
+paper to paper is how numbers are read (``Reading``); how they are learned is in the agents' own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamlab.core.types import Batch
+from dreamlab.nn.actions import Actions
+from dreamlab.nn.rssm import RSSM, State
+from dreamlab.nn.senses import Decoder, Encoder
+
+
+class Reading(NamedTuple):
+    """What heads say, in the units of the rows."""
+
+    image: Callable[[Tensor], Tensor]
+    """into [0, 1]"""
+    vector: Callable[[Tensor], Tensor]
+    rew: Callable[[Tensor], Tensor]
+    con: Callable[[Tensor], Tensor]
+    """the probability that the episode goes on"""
+
+
+class RecurrentModel(nn.Module):
+    """Encoder, dynamics, decoder, reward and continuation: observes rows, imagines on, predicts."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dynamics: RSSM,
+        decoder: Decoder,
+        reward: nn.Module,
+        continuation: nn.Module | None,
+        actions: Actions,
+        reading: Reading,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.dynamics, self.decoder = encoder, dynamics, decoder
+        self.reward, self.continuation = reward, continuation
+        self.actions, self.reading = actions, reading
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> State:
+        """Posterior states (N, T, ...) of rows, from a state of zeros on."""
+        act = led_to(self.actions.seen(batch.act))
+        start = self.dynamics.initial(len(act), act.device)
+        return self.dynamics.observe(self.encoder(batch.obs), act, batch.is_first, start).state
+
+    def begin(self, latent: State) -> State:
+        """Imagining needs nothing more than the state."""
+        return latent
+
+    @torch.no_grad()
+    def step(self, carry: State, act: Float[Tensor, "N A"], temperature: float = 1.0) -> tuple[State, State]:
+        """One imagined step; a higher temperature flattens the prior's classes."""
+        state = self.dynamics.stepper()(carry, self.actions.seen(act), temperature)
+        return state, state
+
+    @torch.no_grad()
+    def predict(self, latent: State) -> Mapping[str, Tensor]:
+        """Images by key, ``vector``, ``rew``, and ``con`` where it is learned, of states (N, ...)."""
+        feat, read = latent.feat, self.reading
+        lead = feat.shape[:-1]
+        said = self.decoder(feat.flatten(0, -2))
+        seen: dict[str, Tensor] = {}
+        if "image" in said:
+            seen |= self.encoder.sight.split(read.image(said["image"]).unflatten(0, lead))
+        if "vector" in said:
+            seen["vector"] = read.vector(said["vector"]).unflatten(0, lead)
+        seen["rew"] = read.rew(self.reward(feat))
+        if self.continuation is not None:
+            seen["con"] = read.con(self.continuation(feat))
+        return seen
+
+    def compare(self, latent: State) -> Float[Tensor, "*batch D"]:
+        """h: what is seen changes it only by way of z, so imagined and observed ones may be compared."""
+        return latent.deter
+
+
+def led_to(act: Float[Tensor, "N T A"]) -> Float[Tensor, "N T A"]:
+    """The actions that led to each row, where rows hold those that were then chosen; zeros lead to the first."""
+    return torch.cat([torch.zeros_like(act[:, :1]), act[:, :-1]], 1)
+
+
+def later(batch: Batch) -> Batch:
+    """A batch without its first row."""
+    return window(batch, 1)
+
+
+def window(batch: Batch, start: int) -> Batch:
+    """A batch from row ``start`` of each window on."""
+    parts: dict[str, Any] = {
+        name: {k: v[:, start:] for k, v in part.items()} if isinstance(part, Mapping) else part[:, start:]
+        for name, part in batch._asdict().items()
+    }
+    return Batch(**parts)
