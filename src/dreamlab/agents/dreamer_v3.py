@@ -347,7 +347,7 @@ def actor_loss(
 
 def critic_loss(bins: distributions.TwoHot, out: Tensor, ret: Tensor, slow: Tensor) -> Tensor:
     """Two-hot cross-entropy with the return, and with what the slow critic says."""
-    return bins.loss(out, ret.detach()) + bins.loss(out, slow)
+    return bins.loss(out, ret.detach(), slow)
 
 
 class ReturnRange:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from dreamlab.nn.latents import race, race_noise, softmax
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -56,12 +58,12 @@ class TwoHot:
         low, high = self.bins[above - 1], self.bins[above]
         return above - 1, above, ((x - low) / (high - low)).clamp(0, 1)
 
-    def loss(self, logits: Float[Tensor, "*batch 255"], target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Cross-entropy with the target's weights: of 255 log-probabilities two are looked at."""
-        below, above, near = self.place(target)
-        logits = logits.float()
-        said = logits.gather(-1, torch.stack([below, above], -1))  # (..., 2)
-        return logits.logsumexp(-1) - torch.lerp(said[..., 0], said[..., 1], near)
+    def loss(self, logits: Float[Tensor, "*batch 255"], *targets: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Cross-entropy with the target's weights, of 255 log-probabilities two; the sum over several targets."""
+        places = [self.place(target) for target in targets]
+        index = torch.stack([end for below, above, _ in places for end in (below, above)], -1)
+        weight = torch.stack([w for *_, near in places for w in (1 - near, near)], -1)
+        return _TwoHotLoss.apply(logits.float(), index, weight)  # type: ignore[no-any-return]
 
     def mean(self, logits: Float[Tensor, "*batch 255"]) -> Float[Tensor, "*batch"]:
         """Sum of p * bin, mirrored bins first: equal probabilities give exactly 0."""
@@ -69,6 +71,22 @@ class TwoHot:
         p = logits.float().softmax(-1)
         above, below = p[..., half + 1 :], p[..., :half].flip(-1)
         return ((above - below) * self.bins[half + 1 :]).sum(-1)
+
+
+class _TwoHotLoss(torch.autograd.Function):
+    """-sum of weight * log softmax at a few classes; going back costs no more than its result."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        ctx.save_for_backward(log_p, index, weight)
+        return -(log_p.gather(-1, index) * weight).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        log_p, index, weight = ctx.saved_tensors
+        to_logits = log_p.exp().mul_(weight.sum(-1, keepdim=True)).scatter_add_(-1, index, -weight)
+        return to_logits.mul_(grad.unsqueeze(-1)), None, None
 
 
 # ---- actions
@@ -96,13 +114,13 @@ class OneHots:
 
     def probs(self, out: Tensor) -> list[Tensor]:
         """Of each group (..., n)."""
-        found = [part.softmax(-1) for part in out.float().split(self.sizes, -1)]
+        found = [softmax(part) for part in out.float().split(self.sizes, -1)]
         return [torch.lerp(p, torch.full_like(p, 1 / p.shape[-1]), self.unimix) if self.unimix else p for p in found]
 
     def sample(self, out: Tensor) -> Tensor:
         drawn = []
         for p in self.probs(out):
-            chosen = (p.detach() / torch.empty_like(p).exponential_().clamp_(min=1e-30)).argmax(-1)
+            chosen = race(p.detach(), race_noise(*p.shape, device=p.device))
             drawn.append(F.one_hot(chosen, p.shape[-1]) + p - p.detach())
         return torch.cat(drawn, -1)
 
