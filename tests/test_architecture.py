@@ -36,6 +36,8 @@ OPTIONAL = {
     "ray",
     "envpool",
     "crafter",
+    "minerl",
+    "craftground",
     "vizdoom",
     "minatar",
     "tianshou",

@@ -12,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from walk import Latent, Walk
 
+from dreamlab.core.actions import one_hot
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import imagine, predict_all, tree_map
 from dreamlab.core.seeds import forked
@@ -19,6 +20,7 @@ from dreamlab.dream.env import DreamEnv, SingleDream, pixels
 
 STARTS = Latent(torch.randn(20, 2, generator=torch.Generator().manual_seed(1)), torch.zeros(20, dtype=torch.long))
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)
+MULTI = spaces.MultiDiscrete([2, 3])
 
 
 def dream(env: DreamEnv, acts: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
@@ -32,7 +34,7 @@ def dream(env: DreamEnv, acts: np.ndarray, seed: int = 0) -> dict[str, np.ndarra
     return {name: np.stack(values) for name, values in zip(names, zip(*out, strict=True), strict=True)}
 
 
-@pytest.mark.parametrize("space", [DISCRETE, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize("space", [DISCRETE, BOX, MULTI], ids=["discrete", "box", "multi"])
 def test_a_dream_is_imagination_for_the_same_seed_and_actions(space):
     model, n, h = Walk(), 4, 12
     env = DreamEnv(model, STARTS, space, n, temperature=0.7)
@@ -42,7 +44,7 @@ def test_a_dream_is_imagination_for_the_same_seed_and_actions(space):
     start = env.latent
     got = dream(env, acts, seed=5)
     act = torch.from_numpy(acts).transpose(0, 1)
-    act = torch.nn.functional.one_hot(act, 3).float() if space is DISCRETE else act
+    act = one_hot(act, space)
     with forked(5, "dream"):
         want = predict_all(model, imagine(model, start, act, temperature=0.7).latents)
     np.testing.assert_array_equal(got["vector"], want["vector"].transpose(0, 1).numpy())

@@ -23,7 +23,7 @@ def where(request):
     return request.param
 
 
-@pytest.mark.parametrize("id", ["tiny/Count", "tiny/CountContinuous"])
+@pytest.mark.parametrize("id", ["tiny/Count", "tiny/CountContinuous", "tiny/CountMulti"])
 def test_counting_through_steps_and_autoreset(id, where):
     """The stream of rows of each environment is known beforehand, from its seed alone."""
     vec = vector(id, 3, workers=where)

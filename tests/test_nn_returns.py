@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dreamer_v3_numpy_losses as oracle
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +66,27 @@ def test_a_row_without_a_step_passes_its_value_on(steps):
     cut = lambda_return(rew, con, value, last, 0.99, 0.95)
     assert torch.equal(cut[3], value[3])
     torch.testing.assert_close(cut[:3], lambda_return(rew[:3], con[:3], value[:3], value[3], 0.99, 0.95))
+
+
+def test_a_trace_for_every_step_mixes_as_it_says():
+    """0 at a step: all that is known of what follows is the value there."""
+    rng = np.random.default_rng(0)
+    rew, con, trace, value = rng.normal(size=T), rng.random(T), 0.9 * rng.integers(2, size=T), rng.normal(size=T + 1)
+    want = oracle.return_by_n_steps(np.r_[0, rew], np.r_[1, 0.9 * con], np.r_[1, trace], value)
+    found = lambda_return(*(torch.tensor(x) for x in (rew, con, value[:-1], value[-1], 0.9, trace)))
+    torch.testing.assert_close(found, torch.tensor(want))
+
+
+def test_behind_a_step_without_trace_only_the_value_there_counts(steps):
+    rew, con, value, last = (x.clone() for x in steps)
+    trace = torch.full((T, 1, 1), 0.95, dtype=rew.dtype)
+    trace[2] = 0
+    before = lambda_return(rew, con, value, last, 0.99, trace)[:3]
+    rew[3:], value[4:], last[:] = 1e6, 1e6, 1e6  # value[3] is where step 2 leads
+    assert torch.equal(lambda_return(rew, con, value, last, 0.99, trace)[:3], before)
+
+
+def test_gradients_pass_to_rewards_and_values(steps):
+    """As dynamics backpropagation needs them."""
+    rew, con, value, last = (x[..., 0, 0].clone().requires_grad_() for x in steps)
+    assert torch.autograd.gradcheck(lambda *args: lambda_return(*args, 0.9, 0.8), (rew, con, value, last))

@@ -9,8 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from dreamlab import envs
+from dreamlab.agents.random import Uniform
+from dreamlab.agents.world_models.actions import actions_for
+from dreamlab.core.actions import one_hot
+from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import imagine
 from dreamlab.core.sampling import EpisodeWindows, Frames, StreamWindows, WholeEpisodes
 from dreamlab.core.seeds import derive
@@ -32,8 +37,8 @@ class CountingPolicy:
 
     idles = False  # rows of a rollout stand still when their episode is over
 
-    def __init__(self, discrete):
-        self.discrete = discrete
+    def __init__(self, space):
+        self.space = space
 
     def initial(self, n):
         return Seen(torch.zeros(n), torch.zeros(n))
@@ -45,18 +50,24 @@ class CountingPolicy:
         assert torch.equal(calls, count), "the policy's state is not in step with its rows"
         assert ((state.mark == mark) | is_first).all()
         act = (mark + 3 * count) % 4
-        act = act.long() if self.discrete else torch.stack([act / 4, -act / 4], -1)
-        return act, Seen(mark, calls), {"told": count.clone()}
+        if isinstance(self.space, spaces.MultiDiscrete):
+            act = torch.stack([act, count % 3], -1)
+        elif isinstance(self.space, spaces.Box):
+            act = torch.stack([act / 4, -act / 4], -1)
+        return (act if isinstance(self.space, spaces.Box) else act.long()), Seen(mark, calls), {"told": count.clone()}
 
 
-@pytest.fixture(params=[("tiny/Count", True), ("tiny/Count", False), ("tiny/CountContinuous", False)])
+CASES = [("tiny/Count", True), ("tiny/Count", False), ("tiny/CountContinuous", False), ("tiny/CountMulti", True)]
+
+
+@pytest.fixture(params=CASES)
 def experience(request, tmp_path):
     id, workers = request.param
     config = envs.default_config(id)
     config = type(config)(**{**vars(config), "workers": workers, "obs": "auto"})
     obs_space, act_space = envs.spaces_of(config)
     table = Experience(Replay(tmp_path, N), obs_space, act_space, CPU, lambda: envs.make(config, N, SEED), N)
-    policy = CountingPolicy(id == "tiny/Count")
+    policy = CountingPolicy(act_space)
     taken, ended, _ = table.collect(policy, "count", 400)
     yield table, policy, taken, ended
     table.close()
@@ -77,11 +88,14 @@ def check_rows(batch, table):
     inside = pair & ~first[:, 1:]
     assert torch.equal(mark[:, 1:][inside], mark[:, :-1][inside])
     assert torch.equal(count[:, 1:][inside], count[:, :-1][inside] + 1)
-    chosen = batch.act.argmax(-1).float() if table.act_space.shape == () else batch.act[..., 0]
+    chosen = first_entry(batch.act, table.act_space)
     assert torch.equal(last[:, 1:][inside], chosen[:, :-1][inside])  # act[t] led to row t + 1
     assert (last[first & real] == -1).all()
     assert torch.equal(first[:, 1:][pair], final[:, :-1][pair])  # NEXT_STEP: a reset row follows every last row
     assert batch.act.shape[-1] == act_size(table.act_space)
+    if isinstance(table.act_space, spaces.MultiDiscrete):
+        assert torch.equal(batch.obs["vector"][:, 1:, 3][inside], batch.act[:, :-1, 4:].argmax(-1).float()[inside])
+        assert (batch.act[real].sum(-1) == 2).all()
     for values in (batch.rew, batch.act, batch.obs["vector"]):
         assert (values[~real] == 0).all()
 
@@ -140,8 +154,36 @@ def test_a_rollout_plays_whole_episodes_of_the_seeds_asked_for_beside_the_stream
     check_rows(table.gather(StreamWindows(1)(table.index, 64, 10)), table)
 
 
+def test_one_hot_is_each_choices_own_side_by_side():
+    counts = [3, 1, 4]
+    space = spaces.MultiDiscrete(counts)
+    acts = torch.cartesian_prod(*(torch.arange(n) for n in counts)).reshape(3, 4, 3)
+    want = torch.cat([torch.nn.functional.one_hot(acts[..., i], n) for i, n in enumerate(counts)], -1).float()
+    assert torch.equal(one_hot(acts, space), want)
+    assert act_size(space) == want.shape[-1] == 8
+    choices, numbers = torch.tensor([2, 0]), torch.tensor([[0.5, -1.0]])
+    assert one_hot(choices, spaces.Discrete(3)).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert torch.equal(one_hot(numbers, spaces.Box(-1, 1, (2,))), numbers)
+
+
+def test_uniform_play_meets_every_choice_and_world_models_refuses_several_at_once():
+    space = spaces.MultiDiscrete([2, 3])
+    act, *_ = Uniform(space)({}, torch.zeros(200, dtype=torch.bool), ())
+    assert {tuple(a) for a in act.tolist()} == {(i, j) for i in range(2) for j in range(3)}
+    with pytest.raises(UserError, match="acts in Discrete spaces and in flat Boxes"):
+        actions_for(space)
+
+
+def first_entry(act, space):
+    """An action's first entry, from what networks see of it."""
+    return act[..., 0] if isinstance(space, spaces.Box) else act[..., :4].argmax(-1).float()
+
+
 class Clock:
     """A world model of the counting environment: its latent is (count, last action)."""
+
+    def __init__(self, space):
+        self.space = space
 
     def observe(self, batch):
         return Tick(batch.obs["vector"][..., 1], batch.obs["vector"][..., 2])
@@ -150,7 +192,7 @@ class Clock:
         return latent
 
     def step(self, carry, act, temperature=1.0):
-        nxt = Tick(carry.count + 1, act.argmax(-1).float() if act.shape[-1] == 4 else act[:, 0])
+        nxt = Tick(carry.count + 1, first_entry(act, self.space))
         return nxt, nxt
 
     def predict(self, latent):
@@ -167,8 +209,9 @@ def test_imagining_with_the_rows_actions_reproduces_the_rows(experience):
     table, *_ = experience
     batch = table.gather(EpisodeWindows(3)(table.index, 200, 4))
     whole = batch.mask.all(1)
-    start = Tick(*(x[:, 0] for x in Clock().observe(batch)))
-    dream = imagine(Clock(), start, batch.act[:, :-1], 3)
-    truth = Clock().observe(batch)
+    clock = Clock(table.act_space)
+    start = Tick(*(x[:, 0] for x in clock.observe(batch)))
+    dream = imagine(clock, start, batch.act[:, :-1], 3)
+    truth = clock.observe(batch)
     for imagined, real in zip(dream.latents, truth, strict=True):
         assert torch.equal(imagined[whole], real[whole])

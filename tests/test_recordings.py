@@ -63,7 +63,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.fixture(scope="module", params=["tiny/Count", "tiny/CountContinuous"])
+@pytest.fixture(scope="module", params=["tiny/Count", "tiny/CountContinuous", "tiny/CountMulti"])
 def counted(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("counted") / "data"
     collect(make(request.param), folder, N, seed=SEED, envs=5, say=QUIET)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamlab.core.errors import RunError
-from dreamlab.core.sampling import PAD, EpisodeWindows, Frames, StreamWindows, WholeEpisodes
+from dreamlab.core.sampling import PAD, EpisodeWindows, Frames, NewestFirst, StreamWindows, WholeEpisodes
 from dreamlab.core.types import Episodes
 
 
@@ -80,7 +80,7 @@ def test_whole_episodes_are_equally_likely_and_padded_on_one_side(pad):
     assert ((rows != PAD).sum(1) == np.minimum(8, index.table.stop - index.table.start)[episode_of(edge, index)]).all()
 
 
-@pytest.mark.parametrize("make", [Frames, StreamWindows, EpisodeWindows, WholeEpisodes])
+@pytest.mark.parametrize("make", [Frames, StreamWindows, NewestFirst, EpisodeWindows, WholeEpisodes])
 def test_a_restored_sampler_draws_on(make):
     index, args = FakeIndex(), () if make is Frames else (4,)
     one = make(3)
@@ -95,3 +95,65 @@ def test_a_restored_sampler_draws_on(make):
 def test_too_few_rows_are_an_error_that_says_so():
     with pytest.raises(RunError, match="20 rows are held"):
         StreamWindows(0)(FakeIndex(), 1, 21)
+
+
+# ---- what is newest first
+
+
+def newest(index, calls, n=2, length=4, seed=0):
+    """The windows (calls, n) that a sampler gives while so many times (an iterable) are held in turn."""
+    sampler = NewestFirst(seed)
+    found = []
+    for index.stop in calls:
+        found.append(sampler(index, n, length))
+    return found
+
+
+def test_every_window_comes_once_in_its_order_and_only_when_it_is_whole():
+    index = FakeIndex(start=0)
+    calls = newest(index, range(4, 44), n=3)  # three windows a time: more than come to be
+    seen = []
+    for stop, rows in zip(range(4, 44), calls, strict=True):
+        assert rows.shape == (3, 4)
+        assert (np.diff(rows, axis=1) == index.streams).all()
+        assert rows.max() < stop * index.streams
+        whole = [(block * 4 * 2 + stream) for block in range(stop // 4) for stream in range(2)]
+        due = whole[len(seen) :][:3]
+        assert rows[: len(due), 0].tolist() == due
+        seen += due
+    assert seen == [block * 8 + stream for block in range(10) for stream in range(2)]
+
+
+def test_windows_that_cannot_be_taken_at_once_wait_their_turn():
+    rows = np.concatenate(newest(FakeIndex(start=0), [40] * 7, n=3))
+    assert rows[:20, 0].tolist() == [block * 8 + stream for block in range(10) for stream in range(2)]
+    rest = newest(FakeIndex(start=0), [40], n=500)[0][20:]
+    assert (rest[:, 0] // 2 % 4 != 0).any()  # drawn as ever
+
+
+def test_nothing_new_is_drawn_as_stream_windows_draw():
+    one, other, index = NewestFirst(3), StreamWindows(0), FakeIndex(start=0, stop=8)
+    one(index, 4, 4)
+    other.rng.bit_generator.state = one.rng.bit_generator.state
+    assert (one(index, 50, 4) == other(index, 50, 4)).all()
+
+
+def test_what_the_ring_dropped_before_it_could_come_is_passed_over():
+    index, sampler = FakeIndex(start=0, stop=12), NewestFirst(0)
+    assert sampler(index, 1, 4)[:, 0].tolist() == [0]
+    index.start, index.stop = 6, 18  # windows at 0 and 4 are gone, the latter in part
+    rows = sampler(index, 4, 4)
+    assert rows[:, 0].tolist() == [16, 17, 24, 25]
+    index.start, index.stop = 17, 19  # none is whole now
+    with pytest.raises(RunError, match="2 rows are held"):
+        sampler(index, 1, 4)
+    index.stop = 24
+    assert sampler(index, 2, 4)[:, 0].tolist() == [40, 41]
+
+
+def test_restored_it_goes_on_with_the_windows_that_have_not_come():
+    index = FakeIndex(start=0, stop=24)
+    one, other = NewestFirst(0), NewestFirst(9)
+    one(index, 5, 4)
+    other.load_state_dict(one.state_dict())
+    assert [one(index, 5, 4).tolist() for _ in range(4)] == [other(index, 5, 4).tolist() for _ in range(4)]

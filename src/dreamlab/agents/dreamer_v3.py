@@ -358,13 +358,19 @@ class ReturnRange:
 
     def __call__(self, ret: Tensor) -> Tensor:
         """The scale, once the returns have been taken in."""
-        ends = torch.quantile(ret.detach().flatten(), torch.tensor([0.05, 0.95], device=ret.device))
-        self.ends.lerp_(ends, self.rate)
+        self.ends.lerp_(torch.stack(percentiles(ret.detach(), 0.05, 0.95)), self.rate)
         return self.scale
 
     @property
     def scale(self) -> Tensor:
         return (self.ends[1] - self.ends[0]).clamp(min=1)
+
+
+def percentiles(x: Tensor, *shares: float) -> list[Tensor]:
+    """As ``torch.quantile``, which waits for the device."""
+    ordered = x.flatten().sort().values
+    places = [share * (len(ordered) - 1) for share in shares]
+    return [torch.lerp(ordered[int(p)], ordered[min(int(p) + 1, len(ordered) - 1)], p - int(p)) for p in places]
 
 
 def replay_returns(batch: Batch, boot: Tensor, gamma: float, trace: float) -> Tensor:
@@ -393,6 +399,7 @@ class DreamerV3:
         run: RunConfig,
     ) -> None:
         self.config, self.compute, self.seed, self.run = config, compute, seed, run
+        self.evaluation = config.evaluation  # may be set to the other way for one evaluation
         with seeds.forked(seed, "init"):
             self.model = world(config, obs_space, act_space)
             feat = widths(config).deter + self.model.dynamics.latents.width
@@ -413,6 +420,10 @@ class DreamerV3:
         self.windows: sampling.StreamWindows = sampling.NewestFirst(seeds.derive(seed, "windows"))
         self.fresh: tuple[Any, dict[str, Tensor]] | None = None  # states found by the last update, not yet written
         self.recorded: Recorded | None = None
+        self._update = compute.whole(self.update)
+
+    copies = ("slow_critic",)
+    """parts that follow others, and are not optimised"""
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -432,9 +443,14 @@ class DreamerV3:
             for p in budget(self.config, self.run, (), self.recorded)
         ]
 
+    @property
+    def learns(self) -> int:
+        """Steps that an update learns from."""
+        return self.config.batch * self.config.length
+
     def policy(self, explore: bool) -> Policy:
         """It samples, and leaves the states that it reached beside the rows."""
-        choose = self.pick.sample if explore or self.config.evaluation == "sample" else self.pick.mode
+        choose = self.pick.sample if explore or self.evaluation == "sample" else self.pick.mode
         return acting.Acting(self.model, self.actor, choose, store=explore)
 
     def learn_from(self, recorded: Recorded) -> None:
@@ -464,7 +480,7 @@ class DreamerV3:
         start = acting.unpacked(self.model, {k: v[:, 0] for k, v in batch.extras.items()}, len(ids), batch.rew.device)
         act = self.model.actions.seen(batch.act)[:, :-1]  # led_to: what was chosen a row before
         batch = world_model.later(batch)
-        states, metrics = self.update(batch, act, start)
+        states, metrics = self._update(batch, act, start)
         self.fresh = (ids[:, 1:], acting.packed(self.model, states))
         return metrics
 
@@ -478,7 +494,7 @@ class DreamerV3:
         self.optimizer.step()
         optim.mix(self.slow, self.critic, self.config.slow_rate)
         metrics |= {f"loss/{name}": loss.detach().mean() for name, loss in losses.items()}
-        return states, metrics | {"loss": total.detach()}
+        return rssm.State(*(x.detach() for x in states)), metrics | {"loss": total.detach()}
 
     def learned(self) -> list[tuple[str, nn.Module]]:
         """Parts that are optimised."""

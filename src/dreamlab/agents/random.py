@@ -78,7 +78,7 @@ class RandomAgent:
 
 
 class Uniform:
-    """A policy: uniform over a Discrete or bounded Box space, standard normal where a bound is missing."""
+    """A policy: uniform over choices and over a bounded Box, standard normal where a bound is missing."""
 
     def __init__(self, act_space: spaces.Space) -> None:
         self.space = act_space
@@ -92,6 +92,9 @@ class Uniform:
         n, device = len(is_first), is_first.device
         if isinstance(self.space, spaces.Discrete):
             return torch.randint(int(self.space.n), (n,), device=device) + int(self.space.start), (), {}
+        if isinstance(self.space, spaces.MultiDiscrete):
+            each = [torch.randint(int(k), (n,), device=device) for k in self.space.nvec]
+            return torch.stack(each, -1), (), {}
         assert isinstance(self.space, spaces.Box)
         low, high = (torch.from_numpy(np.asarray(b, np.float32)).to(device) for b in (self.space.low, self.space.high))
         if bool(torch.isinf(low).any() or torch.isinf(high).any()):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -15,6 +15,9 @@ from dreamlab.cli.flags import ask
 from dreamlab.core.config import to_dict
 from dreamlab.core.errors import UserError
 from dreamlab.envs import evaluation
+
+if TYPE_CHECKING:
+    from dreamlab.cli.session import Opened
 
 ABOUT = "score a run's agent in its environment, under a written protocol"
 
@@ -43,6 +46,8 @@ class Options:
     """watch the first environment in a window while it plays (needs a display)"""
     explore: bool = False
     """act as while training instead of as evaluated"""
+    actions: Literal["sample", "mode"] | None = None
+    """draw actions, or take the likeliest; without it as the agent's setting says (its paper's way)"""
     json: str | None = None
     """also write the score to this file; - for standard output"""
     device: str = "auto"
@@ -68,12 +73,13 @@ def evaluate(
     video: bool = False,
     render: bool = False,
     explore: bool = False,
+    actions: str | None = None,
     device: str = "auto",
     say: Any = print,
     env: str | None = None,
     time_limit: int | None = None,
 ) -> dict[str, Any]:
-    """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol."""
+    """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol (and measures)."""
     for name, value, least in (
         ("episodes", episodes, 1),
         ("envs", envs, 0),
@@ -87,6 +93,8 @@ def evaluate(
     from dreamlab.run.checkpoint import write_json
 
     opened = session.open_run(run, checkpoint, device)
+    if actions is not None:
+        choose_by(opened, actions)
     n = 1 if render else min(envs or opened.spec.run.envs, episodes)  # one window, not one for each environment
     scored = evaluation(recorded.stage(opened, env))
     scored = scored if time_limit is None else dataclasses.replace(scored, time_limit=time_limit)
@@ -104,7 +112,7 @@ def evaluate(
             to_dict(spec.env),
             seed=seed,
             episodes=episodes,
-            mode="exploring" if explore else "evaluation",
+            mode=evals.way(opened.agent, explore),
             checkpoint=opened.step,
             seeded=bool(getattr(venv, "seeded", False)),
             precision=opened.spec.run.precision,
@@ -116,6 +124,7 @@ def evaluate(
     stored = opened.folder / "evaluations"
     stored.mkdir(exist_ok=True)
     limit = "" if time_limit is None else f"-{time_limit}steps"
+    limit += "" if actions is None else f"-{actions}"
     write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes{limit}.json", score)
     if frames:
         path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
@@ -126,4 +135,17 @@ def evaluate(
         f"{score['agent']} on {score['env']}, checkpoint {opened.step}: mean {score['mean']:.1f}, "
         f"std {score['std']:.1f}, standard error {error:.1f}, {episodes} episodes of {outcome.length.mean():.0f} steps"
     )
+    if "measures" in score:
+        say(", ".join(f"{name} {value:.1f}" for name, value in score["measures"].items()))
     return score
+
+
+def choose_by(opened: Opened, actions: str) -> None:
+    """Have an agent that can do both draw its actions, or take the likeliest, when it is evaluated.
+
+    Raises:
+        UserError: it has one way of acting.
+    """
+    if not hasattr(opened.agent, "evaluation"):
+        raise UserError(f"{opened.spec.agent} has one way of acting when it is evaluated; leave --actions out")
+    opened.agent.evaluation = actions  # type: ignore[attr-defined]

@@ -86,7 +86,7 @@ class Plan:
             "phases": [{"name": p.key, "env_steps": p.env_steps, "rounds": p.rounds} for p in self.phases],
             "frames": self.frames,
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
-            "copies": dict(self.copies),
+            **({"copies": dict(self.copies)} if self.copies else {}),
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,
         }
@@ -142,7 +142,9 @@ def plan(
     agent = _imagined(module, spec, obs_space, act_space)
     refuse_unable(agent, spec, recorded)
     recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
-    parameters, copies = count(agent.parts)
+    counts, following = count(agent.parts), getattr(agent, "copies", ())
+    parameters = {name: n for name, n in counts.items() if name not in following}
+    copies = {name: n for name, n in counts.items() if name in following}
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
     weights, followers = (4 * sum(c.values()) for c in (parameters, copies))
     worker = getattr(envs.suite_of(spec.env.id), "WORKER_BYTES", WORKER_BYTES)
@@ -238,22 +240,17 @@ def replay_bytes(
     return held + sum(min(RESERVE_BYTES, max(1 << 16, times * streams * width // 16)) // 2 for width in widths)
 
 
-def count(parts: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """Parameters of each part that has any, shared ones once: those that are optimised, and those that are not."""
+def count(parts: Mapping[str, Any]) -> dict[str, int]:
+    """Parameters of each part that has any; shared ones count once."""
     seen: set[int] = set()
-    learned: dict[str, int] = {}
-    copies: dict[str, int] = {}
+    counts = {}
     for name, part in parts.items():
         if not hasattr(part, "parameters"):
             continue
-        new = [p for p in part.parameters() if id(p) not in seen]
-        seen |= {id(p) for p in new}
-        still = sum(p.numel() for p in new if not p.requires_grad)
-        if still:
-            copies[name] = still
-        if not still or any(p.requires_grad for p in new):
-            learned[name] = sum(p.numel() for p in new) - still
-    return learned, copies
+        new = {id(p): p.numel() for p in part.parameters() if id(p) not in seen}
+        seen |= new.keys()
+        counts[name] = sum(new.values())
+    return counts
 
 
 def _imagined(module: Any, spec: Spec, obs_space: spaces.Dict, act_space: spaces.Space) -> Agent:

@@ -174,6 +174,11 @@ def _refuse_actions(exact: bool, there: spaces.Space, env: EnvConfig, act_space:
         if there.n > act_space.n or (exact and there.n != act_space.n):
             raise UserError(f"{what}: these are not its actions")
         return
+    if isinstance(there, spaces.MultiDiscrete) and isinstance(act_space, spaces.MultiDiscrete):
+        fits = there.shape == act_space.shape and (there.nvec <= act_space.nvec).all()
+        if not fits or (exact and there != act_space):
+            raise UserError(f"{what}: these are not its actions")
+        return
     if not (isinstance(there, spaces.Box) and isinstance(act_space, spaces.Box)) or there.shape != act_space.shape:
         raise UserError(f"{what}: these are not its actions")
     if exact and not (np.allclose(there.low, act_space.low) and np.allclose(there.high, act_space.high)):

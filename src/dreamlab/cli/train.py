@@ -125,7 +125,7 @@ def _run(
     from dreamlab.run.trainer import Stopped, Trainer
 
     trainer = Trainer(agent, experience, log, Checkpoints(folder, spec.run.keep), spec.run)
-    trainer.settings = options.to_dict(spec)
+    trainer.settings, trainer.repeat = options.to_dict(spec), spec.env.repeat
     try:
         step = trainer.restore()
         if step is None and material is not None:  # what an interrupted start had read was forgotten
@@ -172,7 +172,7 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
         to_dict(scored.env),
         seed=spec.run.seed,
         episodes=count,
-        mode="evaluation",
+        mode=episodes.way(trainer.agent, explore=False),
         checkpoint=step,
         seeded=bool(getattr(envs, "seeded", False)),
         precision=spec.run.precision,
@@ -180,11 +180,13 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
     )
     scores = folder / "evaluations"
     scores.mkdir(exist_ok=True)
-    write_json(scores / f"{step}.json", episodes.score(spec.agent, spec.env.id, outcome, protocol))
+    score = episodes.score(spec.agent, spec.env.id, outcome, protocol)
+    write_json(scores / f"{step}.json", score)
     mean, std = float(outcome.ret.mean()), float(outcome.ret.std())
     trainer.log.add(
         "eval",
-        {"mean": mean, "std": std, "best": float(outcome.ret.max()), "seconds": time.monotonic() - started},
+        {"mean": mean, "std": std, "best": float(outcome.ret.max()), "seconds": time.monotonic() - started}
+        | score.get("measures", {}),
     )
     trainer.log.write(step)
     trainer.log.message(f"evaluation at step {step}: {mean:.1f} ± {std:.1f} over {count} episodes")

@@ -93,6 +93,41 @@ class EpisodeWindows(Sampler):
         return _window(episodes, pick, first, length, index.streams)
 
 
+class EpisodePieces(Sampler):
+    """Windows that lie inside one episode; where it is shorter, pieces of further ones follow (DreamerV2).
+
+    Episodes are equally likely, whatever their length. Rows are never padded: where a piece begins is where an id
+    is not the next one of its stream.
+
+    Args:
+        ends: an episode's last window is drawn as often as ``length`` others together: ends are rare otherwise.
+        ongoing: take episodes that are not whole too (not yet over, or partly gone); without it only where there
+            are no others.
+    """
+
+    def __init__(self, seed: int, ends: bool = False, ongoing: bool = False) -> None:
+        super().__init__(seed)
+        self.ends, self.ongoing = ends, ongoing
+
+    def __call__(self, index: Index, n: int, length: int) -> np.ndarray:
+        """Row ids (n, length)."""
+        episodes = _episodes(index)
+        chosen = np.flatnonzero(episodes.whole | self.ongoing)
+        if not len(chosen):
+            chosen = np.arange(len(episodes.whole))
+        rows, filled = np.full((n, length), PAD), np.zeros(n, np.int64)
+        while (filled < length).any():
+            pick = chosen[self.rng.integers(len(chosen), size=n)]
+            size = (episodes.stop - episodes.start)[pick]
+            take = np.minimum(size, length - filled)
+            latest = size - take
+            first = np.minimum(self.rng.integers(latest + 1 + self.ends * take), latest)
+            piece = _window(episodes, pick, first - filled, length, index.streams)
+            rows = np.where(np.arange(length) >= filled[:, None], piece, rows)
+            filled += take
+        return rows
+
+
 class WholeEpisodes(Sampler):
     """One episode a row, each as likely as any other: its first rows padded right, or its last padded left."""
 

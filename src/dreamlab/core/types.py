@@ -22,6 +22,7 @@ Axes: B batch, T replay time, N environments or start states, H imagined steps, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ class Batch(NamedTuple):
 
     obs: Obs
     act: Tensor
-    """(B, T, A) float32: one-hot where the action is discrete"""
+    """(B, T, A) float32: one-hot where the action is discrete, several one-hots in a row where several are chosen"""
     rew: Tensor
     """(B, T) float32"""
     is_first: Tensor
@@ -78,6 +79,8 @@ class Outcome(NamedTuple):
     """(N,) float64: undiscounted return"""
     length: np.ndarray
     """(N,) int64: steps"""
+    infos: Mapping[str, np.ndarray] = MappingProxyType({})
+    """(N,) float64 by name: the numbers in the info of the last step, where they were kept; NaN where there was none"""
 
 
 class Recorded(NamedTuple):
@@ -99,9 +102,11 @@ def is_image(space: spaces.Space) -> bool:
 
 
 def act_size(space: spaces.Space) -> int:
-    """A: the width of an action as the networks see it (one-hot where discrete)."""
+    """A: the width of an action as the networks see it (``core.actions.one_hot``)."""
     if isinstance(space, spaces.Discrete):
         return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
+        return int(space.nvec.sum())
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return int(space.shape[0])
-    raise TypeError(f"an action is Discrete or a flat Box here, got {space}")
+    raise TypeError(f"an action is Discrete or a flat MultiDiscrete or Box here, got {space}")

@@ -25,6 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from dreamlab.core.actions import one_hot
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import leaves, pick, tree_map
 from dreamlab.core.pictures import to_rgb
@@ -41,7 +42,7 @@ class DreamEnv(VectorEnv):
     Args:
         model: what is dreamt in.
         starts: latents (S, ...) of real experience (``model.observe``), from which each episode draws its start.
-        act_space: Discrete or a flat Box, of one environment.
+        act_space: Discrete, a flat MultiDiscrete or a flat Box, of one environment.
         num_envs: rows dreamt side by side.
         horizon: steps until an episode is truncated.
         temperature: how freely the model draws.
@@ -156,10 +157,7 @@ class DreamEnv(VectorEnv):
         return spaces.Dict(parts)
 
     def _encode(self, actions: np.ndarray) -> Tensor:
-        act = torch.from_numpy(np.asarray(actions)).to(self.device)
-        if isinstance(self.single_action_space, spaces.Discrete):
-            act = torch.nn.functional.one_hot(act.long(), self.actions)
-        return act.float()  # (N, A)
+        return one_hot(torch.from_numpy(np.asarray(actions)).to(self.device), self.single_action_space)  # (N, A)
 
     def _draw(self, n: int) -> State:
         rows = torch.randint(self.count, (n,), generator=self.rng).to(self.device)

@@ -9,6 +9,7 @@ A suite is one module here, found by its name::
     make_vec(config, n, seed) -> VectorEnv | None  optional: a native engine, or None where it does not serve
     default(id) -> Config                          optional: an id's default, where ``Config(id=id)`` is not
     evaluation(config) -> EnvConfig                optional: the settings under which a score is taken
+    measures(infos) -> dict[str, float]            optional: what a score tells of episodes beside their returns
     REPEATS = True                                 optional: ``make`` gives environments that repeat actions themselves
 
 Imports nothing heavy.
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from gymnasium import spaces
     from gymnasium.vector import VectorEnv
 
-__all__ = ["EnvConfig", "default_config", "evaluation", "make", "spaces_of", "suite_of", "suites"]
+    from dreamlab.core.types import Outcome
+
+__all__ = ["EnvConfig", "default_config", "evaluation", "make", "measures", "spaces_of", "suite_of", "suites"]
 
 LAST = ("gym", "dotted")
 """suites that claim whatever nobody else does"""
@@ -37,7 +40,8 @@ LAST = ("gym", "dotted")
 
 def suites() -> list[str]:
     """The names of all suites, in the order in which they are asked whether an id is theirs."""
-    parts = {"ale_py", "build", "check", "config", "envpool", "foreign", "processes", "wrappers", "workers"}
+    packages = {"ale_py", "craftground", "dm_control", "envpool", "minerl"}
+    parts = packages | {"build", "check", "config", "foreign", "processes", "wrappers", "workers"}
     names = sorted({m.name for m in pkgutil.iter_modules(__path__)} - parts)
     return [n for n in names if n not in LAST] + [n for n in LAST if n in names]
 
@@ -78,6 +82,12 @@ def evaluation(config: EnvConfig) -> EnvConfig:
     """The settings under which a score is taken: those of training, without what only helps learning."""
     suite = suite_of(config.id)
     return suite.evaluation(config) if hasattr(suite, "evaluation") else config
+
+
+def measures(id: str, outcome: Outcome) -> dict[str, float]:
+    """What the suite of an id tells of episodes beside their returns, by name; nothing where it tells no more."""
+    suite = suite_of(id)
+    return suite.measures(outcome.infos) if hasattr(suite, "measures") and outcome.infos else {}
 
 
 def make(config: EnvConfig, n: int, seed: int, render: bool | Literal["human"] = False) -> VectorEnv:

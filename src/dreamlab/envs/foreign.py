@@ -9,9 +9,6 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 OTHERS = {
-    r"dmc[_/]|dm_control|dmcontrol": "DeepMind Control",
-    r"crafter": "Crafter",
-    r"minecraft|minerl|minedojo": "Minecraft",
     r"dmlab": "DeepMind Lab",
     r"procgen": "Procgen",
     r"memmaze|memory_maze": "Memory Maze",
@@ -19,10 +16,15 @@ OTHERS = {
     r"metaworld": "Meta-World",
 }
 PACKAGED = {
-    "ViZDoom": ("vizdoom", r"(ppaquette)?(viz)?doom|takecover"),
-    "MinAtar": ("minatar", r"minatar|.+minatar$"),
+    "ViZDoom": ("vizdoom", "vizdoom", r"(ppaquette)?(viz)?doom|takecover"),
+    "MinAtar": ("minatar", "minatar", r"minatar|.+minatar$"),
+    "DeepMind Control": ("dmc", "dm_control", r"dmc|dmcontrol"),
+    "Crafter": ("crafter", "crafter", r"crafter"),
+    "Minecraft": ("minecraft", "craftground", r"minecraft|minerl|craftground|minedojo"),
 }
-"""suites of packages: module (also package and extra), and how ids of theirs begin in plain letters"""
+"""suites of packages: module (also extra), package, and how ids of theirs begin in plain letters"""
+PREFIXES = r"^(ppaquette|vizdoom|doom|minatar|dmcontrol|dmc|crafter|minecraft|minerl|obtain)+|multibinary|minatar$"
+"""what is left out where names are compared"""
 OWN = "its Gymnasium form can be given by a function of your own: type my_pkg.my_env:make"
 
 
@@ -47,7 +49,7 @@ def _another_version(id: str, known: list[str]) -> str | None:
     if not same:
         return None
     newest, best = max(same)
-    if version in (-1, newest):
+    if newest == -1 or version in (-1, newest):
         return f"unknown environment {id!r}; type {best}"
     return f"{id} is out of date; type {best}" if version < newest else f"{id} does not exist yet; type {best}"
 
@@ -81,15 +83,14 @@ def _uninstalled(id: str) -> str | None:
 def _packaged(id: str) -> str | None:
     """TakeCover, DoomTakeCover-v0, minatar-breakout: a name of a suite that another package brings, in some form."""
     name = _plain(_versioned(id)[0])
-    for title, (module, begins) in PACKAGED.items():
+    for title, (module, package, begins) in PACKAGED.items():
         if not re.match(begins, name):
             continue
-        ids = importlib.import_module(f"dreamlab.envs.{module}").IDS
-        prefixes = r"ppaquette|vizdoom|doom|minatar|multibinary"
-        games = {re.sub(prefixes, "", _plain(_versioned(k)[0])): k for k in ids}  # the newest version comes last
-        close = difflib.get_close_matches(re.sub(prefixes, "", name), games, n=1, cutoff=0.6)
-        best = games[close[0]] if close else f"one of {', '.join(games.values())}"
-        if find_spec(module) is None:
+        suite = importlib.import_module(f"dreamlab.envs.{module}")
+        games = {re.sub(PREFIXES, "", _plain(_versioned(k)[0])): k for k in suite.IDS}  # the newest version comes last
+        close = difflib.get_close_matches(re.sub(PREFIXES, "", name), games, n=1, cutoff=0.6)
+        best = games[close[0]] if close else f"one of {', '.join(getattr(suite, 'KNOWN', games.values()))}"
+        if find_spec(package) is None:
             return f"{id} is not here; type: pip install 'dreamlab[{module}]', then {best} ({title})"
         return f"{id} is not an id of {title} here; type {best}"
     return None

@@ -78,10 +78,11 @@ class Count(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, continuous: bool = False, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-        self.action_space = spaces.Box(-1, 1, (2,), np.float32) if continuous else spaces.Discrete(4)
-        self.width = 2 if continuous else 1
+    acts: spaces.Space = spaces.Discrete(4)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode, self.action_space = render_mode, self.acts
+        self.width = int(np.prod(self.acts.shape or ()))
         self.observation_space = spaces.Dict(
             image=spaces.Box(0, 255, (3, 16, 16), np.uint8),
             vector=spaces.Box(-1, 2**16, (2 + self.width,), np.float32),
@@ -122,15 +123,28 @@ class Count(gymnasium.Env):
         return {"image": image, "vector": np.array([self.name, self.count, *self.last], np.float32)}
 
 
+class CountContinuous(Count):
+    """Counts, and takes two numbers."""
+
+    acts = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class CountMulti(Count):
+    """Counts, and takes two choices at once."""
+
+    acts = spaces.MultiDiscrete([4, 3])
+
+
 MAKERS: dict[str, Callable[..., gymnasium.Env]] = {
     "tiny/Catch": Catch,
     "tiny/Count": Count,
-    "tiny/CountContinuous": lambda **kw: Count(True, **kw),
+    "tiny/CountContinuous": CountContinuous,
+    "tiny/CountMulti": CountMulti,
 }
 
 
 def claims(id: str) -> bool:
-    """Catch and the two that count."""
+    """Catch and those that count."""
     return id in MAKERS
 
 

@@ -57,7 +57,10 @@ class Repeat(Wrapper):
 
 
 class PlainAction(Wrapper):
-    """The agent sees Discrete(n) from 0, or a flat float32 Box; the environment its own form, within its bounds.
+    """The agent sees Discrete(n) or a flat MultiDiscrete from 0, or a flat float32 Box; the environment its own form.
+
+    Several choices at once are one MultiDiscrete, whether the environment takes a MultiDiscrete, a MultiBinary, or a
+    Dict or Tuple of choices (in the order of sorted keys). Numbers are kept within the environment's bounds.
 
     Raises:
         UserError: actions of another kind.
@@ -66,23 +69,62 @@ class PlainAction(Wrapper):
     def __init__(self, env: Env) -> None:
         super().__init__(env)
         self._inner = inner = env.action_space
-        if isinstance(inner, spaces.Discrete):
-            self.action_space = spaces.Discrete(int(inner.n))
+        counts = _counts(inner)
+        if counts:
+            self.action_space = spaces.Discrete(counts[0]) if len(counts) == 1 else spaces.MultiDiscrete(counts)
         elif isinstance(inner, spaces.Box) and inner.dtype.kind == "f":
             low, high = inner.low.reshape(-1).astype(np.float32), inner.high.reshape(-1).astype(np.float32)
             self.action_space = spaces.Box(low, high, dtype=np.float32)
         else:
             raise UserError(
-                f"the actions of this environment are {inner}; agents here choose one of n (Discrete) or a vector of "
-                "floats (Box): wrap it in a function of your own that offers one of these, and type my_pkg.my_env:make"
+                f"the actions of this environment are {inner}; agents here choose one of n (Discrete), several "
+                "at once (MultiDiscrete), or a vector of floats (Box): wrap it in a function of your own that offers "
+                "one of these, and type my_pkg.my_env:make"
             )
 
     def step(self, act: Any) -> tuple[Any, Any, bool, bool, dict]:
-        if isinstance(self._inner, spaces.Discrete):
-            return self.env.step(self._inner.dtype.type(int(act) + int(self._inner.start)))
+        if not isinstance(self.action_space, spaces.Box):
+            return self.env.step(_composed(self._inner, np.atleast_1d(act)))
         low, high, shape = self._inner.low, self._inner.high, self._inner.shape  # type: ignore[attr-defined]
         act = np.asarray(act, np.float64).reshape(shape)
         return self.env.step(np.clip(act, low, high).astype(self._inner.dtype))
+
+
+def _counts(space: spaces.Space) -> list[int] | None:
+    """How many ways each choice of an action has, in order; None where not all of it are choices."""
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec.reshape(-1)]
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * int(np.prod(space.shape))
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return None
+    counts = [_counts(part) for _, part in _children(space)]
+    return None if None in counts else [n for part in counts for n in part or ()]
+
+
+def _composed(space: spaces.Space, act: np.ndarray) -> Any:
+    """Choices int64 (K,) from 0 in the environment's own form."""
+    if isinstance(space, spaces.Discrete):
+        return space.dtype.type(int(act[0]) + int(space.start))
+    if isinstance(space, spaces.MultiDiscrete):
+        return (act.reshape(space.shape) + space.start).astype(space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return act.reshape(space.shape).astype(space.dtype)
+    parts, at = {}, 0
+    for key, part in _children(space):
+        width = len(_counts(part) or ())
+        parts[key] = _composed(part, act[at : at + width])
+        at += width
+    return parts if isinstance(space, spaces.Dict) else tuple(parts.values())
+
+
+def _children(space: spaces.Space) -> list[tuple[Any, spaces.Space]]:
+    """The parts of a Dict, by sorted key, or of a Tuple."""
+    if isinstance(space, spaces.Dict):
+        return sorted(space.spaces.items())
+    return list(enumerate(space.spaces))  # type: ignore[attr-defined]
 
 
 class UnitAction(gymnasium.ActionWrapper):

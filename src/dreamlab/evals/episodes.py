@@ -4,7 +4,8 @@
 
     {"agent", "env", "mean", "std", "returns": [...], "lengths": [...], "protocol": {...}}
 
-``std`` is the standard deviation over episodes (not over seeds of training), with n in the denominator.
+and ``"measures": {name: number}`` where the environment has some of its own (``envs.measures``). ``std`` is the
+standard deviation over episodes (not over seeds of training), with n in the denominator.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gymnasium.vector import VectorEnv
 from dreamlab.core.protocols import Policy
 from dreamlab.core.seeds import derive, forked
 from dreamlab.core.types import Outcome
+from dreamlab.envs import measures
 from dreamlab.logs.video import caption, write_mp4
 from dreamlab.run.driver import play
 
@@ -63,11 +65,19 @@ def evaluate(
         with forked(wave[0], "evaluate"):
             outcomes.append(play(policy, envs, wave, device, stop=stop, watch=watch if film else None))
         done(min(first + n, len(seeds)))
-    return Outcome(np.concatenate([o.ret for o in outcomes]), np.concatenate([o.length for o in outcomes])), frames
+    return joined(outcomes), frames
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Outcomes one after another."""
+    names = dict.fromkeys(name for o in outcomes for name in o.infos)
+    infos = {name: np.concatenate([o.infos.get(name, np.full(len(o.ret), np.nan)) for o in outcomes]) for name in names}
+    return Outcome(np.concatenate([o.ret for o in outcomes]), np.concatenate([o.length for o in outcomes]), infos)
 
 
 def score(agent: str, env: str, outcome: Outcome, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The stored form of a score."""
+    own = measures(env, outcome)
     return {
         "agent": agent,
         "env": env,
@@ -75,8 +85,17 @@ def score(agent: str, env: str, outcome: Outcome, protocol: Mapping[str, Any]) -
         "std": float(outcome.ret.std()),
         "returns": [float(r) for r in outcome.ret],
         "lengths": [int(n) for n in outcome.length],
+        **({"measures": own} if own else {}),
         "protocol": dict(protocol),
     }
+
+
+def way(agent: Any, explore: bool) -> str:
+    """How an agent acts in an evaluation, in words; one that can do both says whether it draws its actions."""
+    if explore:
+        return "exploring"
+    by = getattr(agent, "evaluation", None)
+    return "evaluation" if by is None else f"evaluation, actions by {by}"
 
 
 def protocol(

@@ -145,43 +145,46 @@ def refuse_sizes(shape: Sequence[int], stages: int) -> None:
 class Pooled(nn.Module):
     """V3's encoder: stages of conv 5x5, 2x2 max-pool, RMS norm over channels, SiLU."""
 
+    place: Tensor
+
     def __init__(self, shape: Sequence[int], channels: Sequence[int], init: Init) -> None:
         super().__init__()
         refuse_sizes(shape, len(channels))
         self.convs = nn.ModuleList(Conv(a, b, 5, init, padding=2) for a, b in itertools.pairwise((shape[0], *channels)))
         self.norms = nn.ModuleList(RMSNorm(c) for c in channels)
+        self.register_buffer("place", quarters(), persistent=False)
         self.width = channels[-1] * (shape[-2] >> len(channels)) * (shape[-1] >> len(channels))
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E"]:
         """Flattened as (row, column, channel)."""
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = pooled_first(x, conv) if i == 0 else F.max_pool2d(conv(x), 2)  # type: ignore[arg-type]
+            x = pooled_first(x, conv, self.place) if i == 0 else F.max_pool2d(conv(x), 2)  # type: ignore[arg-type]
             x = norm(x.movedim(1, -1)).movedim(-1, 1)  # channels last in memory
         return x.movedim(1, -1).flatten(1)
 
 
-def pooled_first(x: Float[Tensor, "N C h w"], conv: Conv) -> Float[Tensor, "N O h/2 w/2"]:
+def pooled_first(x: Float[Tensor, "N C h w"], conv: Conv, place: Tensor) -> Float[Tensor, "N O h/2 w/2"]:
     """max_pool2d(conv(x), 2) of few channels, by a 3x3 convolution over the quarters of the image.
 
-    Each of the four positions under the pool is a group of channels: the pool is a maximum over groups.
+    Each of the four positions under the pool is a group of channels: the pool is a maximum over groups. ``place`` is
+    ``quarters()``.
     """
     n, _, h, w = x.shape
     quarters = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)  # (N, 4 C, h/2, w/2)
-    place = _quarters(x.device, x.dtype)  # (p, a, s, dy)
-    weight = torch.einsum("pasy,qbtx,ocyx->pqocstab", place, place, conv.weight.to(x.dtype))
-    weight = weight.reshape(4 * len(conv.bias), -1, 3, 3).contiguous(memory_format=torch.channels_last)
+    weight = torch.einsum("pasy,qbtx,ocyx->pqocstab", place, place, conv.weight)
+    weight = weight.reshape(4 * len(conv.bias), -1, 3, 3).to(x.dtype, memory_format=torch.channels_last)
     y = F.conv2d(quarters, weight, conv.bias.to(x.dtype).repeat(4), padding=1)
     y = y.movedim(1, -1).reshape(n, h // 2, w // 2, 4, -1)
     return y.amax(-2).movedim(-1, 1)
 
 
-def _quarters(device: torch.device, dtype: torch.dtype) -> Tensor:
+def quarters() -> Tensor:
     """(2, 3, 2, 5): position p's tap dy (of -2 .. 2) sees row s of the pair of rows a (of -1 .. 1)."""
-    place = torch.zeros(2, 3, 2, 5, device="cpu")
+    place = torch.zeros(2, 3, 2, 5)
     for p, dy in itertools.product(range(2), range(-2, 3)):
         a, s = divmod(p + dy, 2)
         place[p, a + 1, s, dy + 2] = 1
-    return place.to(device, dtype)
+    return place
 
 
 class Grown(nn.Module):
@@ -190,6 +193,8 @@ class Grown(nn.Module):
     The small map is the sum of a block-dense path from h, of which block g fills its own group of channels, and a
     dense path from z.
     """
+
+    place: Tensor
 
     def __init__(
         self,
@@ -215,6 +220,7 @@ class Grown(nn.Module):
         self.norm = RMSNorm(channels[0])
         self.convs = nn.ModuleList(Conv(a, b, 5, init) for a, b in itertools.pairwise((*channels, shape[0])))
         self.norms = nn.ModuleList(RMSNorm(c) for c in channels[1:])
+        self.register_buffer("place", repeats(), persistent=False)
 
     def forward(self, feat: Float[Tensor, "N F"]) -> Float[Tensor, "N C h w"]:
         """Logits of the image, of which the sigmoid is to be taken."""
@@ -225,14 +231,16 @@ class Grown(nn.Module):
         x = x + self.stoch_out(self.stoch_norm(self.from_stoch(stoch))).view(-1, h, w, c)
         x = self.norm(x)
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
-            x = laid_out(rms_silu(grown_conv(x, conv), norm.scale, norm.eps))  # type: ignore[arg-type]
-        return laid_out(grown_conv(x, self.convs[-1])).movedim(-1, 1)  # type: ignore[arg-type]
+            x = laid_out(rms_silu(grown_conv(x, conv, self.place), norm.scale, norm.eps))  # type: ignore[arg-type]
+        return laid_out(grown_conv(x, self.convs[-1], self.place)).movedim(-1, 1)  # type: ignore[arg-type]
 
 
-def grown_conv(x: Float[Tensor, "N h w I"], conv: Conv) -> Float[Tensor, "N h w 4 O"]:
-    """conv5x5(every pixel of x twice in each direction): its four positions in each pixel of x, channels last."""
+def grown_conv(x: Float[Tensor, "N h w I"], conv: Conv, place: Tensor) -> Float[Tensor, "N h w 4 O"]:
+    """conv5x5(every pixel of x twice in each direction): its four positions in each pixel of x, channels last.
+
+    ``place`` is ``repeats()``.
+    """
     n, h, w, _ = x.shape
-    place = _repeats(x.device, conv.weight.dtype)  # (p, a, dy)
     weight = torch.einsum("pay,qbx,oiyx->pqoiab", place, place, conv.weight)
     weight = weight.flatten(0, 2).to(x.dtype, memory_format=torch.channels_last)  # (4 O, I, 3, 3)
     y = F.conv2d(x.movedim(-1, 1), weight, conv.bias.to(x.dtype).repeat(4), padding=1)
@@ -245,12 +253,12 @@ def laid_out(x: Float[Tensor, "N h w 4 C"]) -> Float[Tensor, "N 2*h 2*w C"]:
     return x.view(n, h, w, 2, 2, c).transpose(2, 3).reshape(n, 2 * h, 2 * w, c)
 
 
-def _repeats(device: torch.device, dtype: torch.dtype) -> Tensor:
+def repeats() -> Tensor:
     """(2, 3, 5): at position p, tap dy (of -2 .. 2) falls on the small pixel a (of -1 .. 1)."""
-    place = torch.zeros(2, 3, 5, device="cpu")
+    place = torch.zeros(2, 3, 5)
     for p, dy in itertools.product(range(2), range(-2, 3)):
         place[p, (p + dy) // 2 + 1, dy + 2] = 1
-    return place.to(device, dtype)
+    return place
 
 
 def unit(image: UInt8[Tensor, "*batch C h w"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*batch C h w"]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dreamlab.nn.latents import race, race_noise, softmax
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+ROOT_HALF = math.sqrt(0.5)
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -121,18 +122,68 @@ class OneHots:
         drawn = []
         for p in self.probs(out):
             chosen = race(p.detach(), race_noise(*p.shape, device=p.device))
-            drawn.append(F.one_hot(chosen, p.shape[-1]) + p - p.detach())
+            drawn.append(F.one_hot(chosen, p.shape[-1]) + (p - p.detach()))
         return torch.cat(drawn, -1)
 
     def mode(self, out: Tensor) -> Tensor:
-        return torch.cat([F.one_hot(p.argmax(-1), p.shape[-1]) + p - p.detach() for p in self.probs(out)], -1)
+        return torch.cat([F.one_hot(p.argmax(-1), p.shape[-1]) + (p - p.detach()) for p in self.probs(out)], -1)
+
+    def log_probs(self, out: Tensor) -> list[Tensor]:
+        """Of each group (..., n); finite where a probability without unimix is too small for a float."""
+        if self.unimix:
+            return [p.log() for p in self.probs(out)]
+        return [part.log_softmax(-1) for part in out.float().split(self.sizes, -1)]
 
     def log_prob(self, out: Tensor, act: Tensor) -> Tensor:
-        parts = zip(self.probs(out), act.split(self.sizes, -1), strict=True)
-        return torch.stack([(p.log() * one).sum(-1) for p, one in parts]).sum(0)
+        parts = zip(self.log_probs(out), act.split(self.sizes, -1), strict=True)
+        return torch.stack([(log * one).sum(-1) for log, one in parts]).sum(0)
 
     def entropy(self, out: Tensor) -> Tensor:
-        return torch.stack([-(p * p.log()).sum(-1) for p in self.probs(out)]).sum(0)
+        return torch.stack([-(log.exp() * log).sum(-1) for log in self.log_probs(out)]).sum(0)
+
+
+class TanhNormal:
+    """DreamerV1: tanh of a normal of mean 5 tanh(m / 5) and deviation softplus(s + 4.9932) + 1e-4 (5 at first).
+
+    Samples pass gradients to both. ``mode`` is the densest of 100 samples: the density has no peak in closed form.
+    """
+
+    def __init__(self, size: int, reach: float = 5.0, initial: float = 5.0, least: float = 1e-4, draws: int = 100):
+        self.outs, self.reach, self.least, self.draws = 2 * size, reach, least, draws
+        self.lift = math.log(math.expm1(initial))
+
+    def _parts(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = out.float().chunk(2, -1)
+        return self.reach * (mean / self.reach).tanh(), F.softplus(std + self.lift) + self.least
+
+    def sample(self, out: Tensor) -> Tensor:
+        mean, std = self._parts(out)
+        return (mean + std * torch.randn_like(mean)).tanh()
+
+    def mode(self, out: Tensor) -> Tensor:
+        mean, std = self._parts(out)
+        noise = torch.randn(self.draws, *mean.shape, device=mean.device)
+        wide = mean + std * noise  # (draws, ..., A)
+        best = (-0.5 * noise.square() - log_slope(wide)).sum(-1).argmax(0)  # of one state all deviations are alike
+        return wide.gather(0, best[None, ..., None].expand(1, *mean.shape))[0].tanh()
+
+    def log_prob(self, out: Tensor, act: Tensor) -> Tensor:
+        """Of actions at the bounds: as of those 1e-7 inside."""
+        mean, std = self._parts(out)
+        wide = act.clamp(-1 + 1e-7, 1 - 1e-7).atanh()
+        normal = -0.5 * ((wide - mean) / std).square() - std.log() - HALF_LOG_2PI
+        return (normal - log_slope(wide)).sum(-1)
+
+    def entropy(self, out: Tensor) -> Tensor:
+        """An estimate from one sample: the normal's own entropy, and what tanh takes from it."""
+        mean, std = self._parts(out)
+        wide = mean + std * torch.randn_like(mean)
+        return (std.log() + HALF_LOG_2PI + 0.5 + log_slope(wide)).sum(-1)
+
+
+def log_slope(x: Tensor) -> Tensor:
+    """log of tanh's derivative at x."""
+    return 2 * (math.log(2) - x - F.softplus(-2 * x))
 
 
 class BoundedNormal:
@@ -158,3 +209,52 @@ class BoundedNormal:
 
     def entropy(self, out: Tensor) -> Tensor:
         return (self._parts(out)[1].log() + HALF_LOG_2PI + 0.5).sum(-1)
+
+
+class TruncatedNormal:
+    """DreamerV2: a normal cut off at -1 and 1; mean tanh(m), deviation 2 sigmoid(s / 2) + 0.1 (1.1 at first).
+
+    Samples are made of uniform numbers by the inverse of their distribution, so that gradients reach both.
+    """
+
+    inside = 1e-6
+    """how far inside the bounds samples stay"""
+
+    def __init__(self, size: int) -> None:
+        self.outs = 2 * size
+
+    def _parts(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean and deviation before the cut, and both bounds in deviations from the mean."""
+        mean, std = out.float().chunk(2, -1)
+        mean, std = mean.tanh(), 2 * torch.sigmoid(std / 2) + 0.1
+        return mean, std, (-1 - mean) / std, (1 - mean) / std
+
+    def sample(self, out: Tensor) -> Tensor:
+        mean, std, low, high = self._parts(out)
+        low, high = torch.erf(low * ROOT_HALF), torch.erf(high * ROOT_HALF)
+        place = low + (high - low) * torch.rand_like(mean)
+        x = mean + std * torch.erfinv(place.clamp(-1 + self.inside, 1 - self.inside)) / ROOT_HALF
+        return x + (x.clamp(-1 + self.inside, 1 - self.inside) - x).detach()
+
+    def mode(self, out: Tensor) -> Tensor:
+        return self._parts(out)[0]
+
+    def log_prob(self, out: Tensor, act: Tensor) -> Tensor:
+        mean, std, low, high = self._parts(out)
+        mass = _normal_mass(low, high)
+        return (-0.5 * ((act - mean) / std).square() - std.log() - HALF_LOG_2PI - mass.log()).sum(-1)
+
+    def entropy(self, out: Tensor) -> Tensor:
+        _, std, low, high = self._parts(out)
+        mass = _normal_mass(low, high)
+        tails = (low * _normal_density(low) - high * _normal_density(high)) / (2 * mass)
+        return (0.5 + HALF_LOG_2PI + std.log() + mass.log() + tails).sum(-1)
+
+
+def _normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """Of a standard normal, between two bounds."""
+    return 0.5 * (torch.erf(high * ROOT_HALF) - torch.erf(low * ROOT_HALF))
+
+
+def _normal_density(x: Tensor) -> Tensor:
+    return (-0.5 * x.square() - HALF_LOG_2PI).exp()

@@ -77,6 +77,37 @@ class LaProp(torch.optim.Optimizer):
         torch._foreach_add_(params, update)
 
 
+class Adam(torch.optim.Adam):
+    """Adam as DreamerV1 and V2 have it: gradients clipped by their norm all together, and plain weight decay.
+
+    ::
+
+        g <- g * clip / max(clip, |g|)      of all parameters together; clip 0: as they are
+        w <- (1 - decay) w                  not scaled by the learning rate
+        Adam's step, as one kernel where the device has it
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, eps: float = 1e-5, clip: float = 100.0, decay: float = 0.0
+    ) -> None:
+        params = list(params)
+        fused = all(p.device.type in ("cpu", "cuda") for p in params)
+        super().__init__(params, lr=lr, eps=eps, fused=fused)
+        self.clip, self.decay = clip, decay
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Tensor:  # type: ignore[override]
+        """One update. Returns the norm of the gradients before they are clipped."""
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = global_norm(params)
+        if self.clip:
+            torch._foreach_mul_([p.grad for p in params], self.clip / norm.clamp(min=self.clip))
+        if self.decay:
+            torch._foreach_mul_(params, 1 - self.decay)
+        super().step()
+        return norm
+
+
 def clipped(grads: list[Tensor], params: list[Tensor], clip: float) -> tuple[Tensor, ...]:
     """Gradients whose norms are at most ``clip`` times their parameter's, a whole tensor at a time."""
     limits = torch._foreach_norm(params)
@@ -86,6 +117,12 @@ def clipped(grads: list[Tensor], params: list[Tensor], clip: float) -> tuple[Ten
     torch._foreach_div_(ratios, limits)
     torch._foreach_clamp_min_(ratios, 1.0)
     return torch._foreach_div(grads, ratios)
+
+
+def adam(params: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Adam:
+    """Adam, as one kernel where the device has it."""
+    params = list(params)
+    return torch.optim.Adam(params, lr, eps=eps, fused=all(p.device.type in ("cpu", "cuda") for p in params))
 
 
 def global_norm(params: Iterable[nn.Parameter]) -> Tensor:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.core.imagination import imagine, predict_all, tree_map
+from dreamlab.core.pictures import to_rgb
 from dreamlab.core.sampling import EpisodeWindows
 from dreamlab.nn.distributions import bernoulli_loss
 from dreamlab.nn.latents import Categorical, Latents
-from dreamlab.nn.world_model import RecurrentModel
+from dreamlab.nn.world_model import RecurrentModel, masked_mean
 
 if TYPE_CHECKING:
     from dreamlab.core.protocols import Experience
@@ -23,48 +25,60 @@ ACTIVE = 0.01
 """a class is in use if its mean probability over a batch is above this"""
 CONTEXT, FILMED, SHOWN = 5, 50, 6
 """rows that an open-loop film sees before it imagines; its length; films side by side (the papers': 5, 50, 6)"""
+SEEING, IMAGINING = (80, 150, 230), (240, 160, 60)
+"""colours of the bar above a film"""
 WHOLE = 256
 """rows of an episode that values are compared over, at most"""
 
 
-def latents(z: Latents, post: Tensor, prior: Tensor) -> dict[str, Tensor]:
+def latents(z: Latents, post: Tensor, prior: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
     """KL and entropies in nats (means), and how many classes of each variable are in use."""
     found = {
-        "kl": z.kl(post, prior).mean(),
-        "posterior_entropy": z.entropy(post).mean(),
-        "prior_entropy": z.entropy(prior).mean(),
+        "kl": masked_mean(z.kl(post, prior), mask),
+        "posterior_entropy": masked_mean(z.entropy(post), mask),
+        "prior_entropy": masked_mean(z.entropy(prior), mask),
     }
     if isinstance(z, Categorical):
         found["active_classes"] = (post.exp().flatten(0, -3).mean(0) > ACTIVE).float().sum(-1).mean()
     return found
 
 
-def heads(rew: Tensor, true_rew: Tensor, con_logit: Tensor, is_terminal: Tensor) -> dict[str, Tensor]:
-    """How far predicted rewards are off, and how often ends are told right."""
+def heads(
+    rew: Tensor, true_rew: Tensor, con_logit: Tensor | None, is_terminal: Tensor, mask: Tensor | None = None
+) -> dict[str, Tensor]:
+    """How far predicted rewards are off, and how often ends are told right, where that is learned."""
+    found = {"reward_mae": masked_mean((rew - true_rew).abs(), mask)}
+    if con_logit is None:
+        return found
     ended = con_logit < 0
-    return {
-        "reward_mae": (rew - true_rew).abs().mean(),
-        "continuation_accuracy": (ended == is_terminal).float().mean(),
-        "continuation_loss_hard": bernoulli_loss(con_logit, (~is_terminal).float()).mean(),
+    return found | {
+        "continuation_accuracy": masked_mean((ended == is_terminal).float(), mask),
+        "continuation_loss_hard": masked_mean(bernoulli_loss(con_logit, (~is_terminal).float()), mask),
     }
 
 
 @torch.no_grad()
-def report(model: RecurrentModel, experience: Experience, value: Callable[[Tensor], Tensor], gamma: float) -> Metrics:
-    """An open-loop film, its error, and the values' accuracy against real returns."""
+def report(
+    model: RecurrentModel,
+    experience: Experience,
+    value: Callable[[Tensor], Tensor],
+    gamma: float,
+    reward: Callable[[Tensor], Tensor] = torch.clone,
+) -> Metrics:
+    """An open-loop film, its error, and the values' accuracy against real returns, of transformed rewards if told."""
     windows = EpisodeWindows(0)
     rows = windows(experience.index, SHOWN, FILMED)
     rows = rows[:, (rows >= 0).any(0)]
     found: dict[str, Tensor | float] = {}
     if rows.shape[1] > CONTEXT:
         found |= open_loop(model, experience.gather(rows))
-    return found | values(model, experience, value, gamma)
+    return found | values(model, experience, value, gamma, reward)
 
 
 def open_loop(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
     """``CONTEXT`` rows seen, the rest imagined with the real actions: truth above, model below, difference beneath.
 
-    Returns ``open_loop`` uint8 (T, C, 3 h, B w) where there are images, and the mean squared error of what is imagined.
+    Returns a film ``open_loop`` uint8 (T, 3, H, W) where there are images, and the squared error of what is imagined.
     """
     seen = model.observe(batch)
     start = tree_map(lambda x: x[:, CONTEXT - 1], seen)
@@ -77,16 +91,38 @@ def open_loop(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
     found = {"open_loop_error": (off * valid[:, CONTEXT:]).sum() / valid[:, CONTEXT:].sum().clamp(min=1)}
     if key == "vector":
         return found
-    rows = torch.cat([truth, said[key].clamp(0, 1), ((said[key] - truth + 1) / 2).clamp(0, 1)], -2)  # (B, T, C, 3h, w)
-    rows = rows * valid[..., None, None, None]
-    film = rows.permute(1, 2, 3, 0, 4).flatten(-2)  # (T, C, 3h, B w)
-    if film.shape[1] not in (1, 3):
-        film = film.amax(1, keepdim=True)
-    return found | {"open_loop": (film * 255).round().to(torch.uint8)}
+    image = said[key].clamp(0, 1)
+    if truth.shape[2] not in (1, 3):  # planes of a game: how far each is off is shown in the plane's own colour
+        rows = torch.stack([truth, image, (image - truth).abs()], 1)
+    else:
+        rows = torch.stack([truth, image, (image - truth + 1) / 2], 1)
+    shown = rows * valid[:, None, :, None, None, None]  # (B, 3, T, C, h, w)
+    return found | {"open_loop": torch.from_numpy(framed((shown * 255).round().to(torch.uint8).cpu().numpy(), CONTEXT))}
+
+
+def framed(shown: np.ndarray, context: int) -> np.ndarray:
+    """Pictures (B, R, T, C, h, w) as a film (T, 3, H, W): a column each window, thin gaps, a bar over each column.
+
+    The bar is blue while the model sees, orange while it imagines.
+    """
+    rgb = to_rgb(shown)  # (B, R, T, h, w, 3)
+    gap, bar = 1, max(2, rgb.shape[3] // 16)
+    b, r, t, h, w, _ = rgb.shape
+    film = np.full((t, bar + r * (h + gap), b * (w + gap) - gap, 3), 40, np.uint8)
+    for column, row in np.ndindex(b, r):
+        top, left = bar + gap + row * (h + gap), column * (w + gap)
+        film[:, top : top + h, left : left + w] = rgb[column, row]
+        film[:context, :bar, left : left + w] = SEEING
+        film[context:, :bar, left : left + w] = IMAGINING
+    return np.ascontiguousarray(film.transpose(0, 3, 1, 2))
 
 
 def values(
-    model: RecurrentModel, experience: Experience, value: Callable[[Tensor], Tensor], gamma: float
+    model: RecurrentModel,
+    experience: Experience,
+    value: Callable[[Tensor], Tensor],
+    gamma: float,
+    reward: Callable[[Tensor], Tensor] = torch.clone,
 ) -> dict[str, Tensor]:
     """What the critic says of rows of newest episodes, against the discounted rewards that came after them.
 
@@ -102,7 +138,7 @@ def values(
         if not bool(batch.is_terminal[0, -1]):
             continue
         said = value(model.observe(batch).feat)[0, :-1]
-        pairs.append((said, discounted(batch.rew[0, 1:], gamma)))
+        pairs.append((said, discounted(reward(batch.rew[0, 1:]), gamma)))
     if not pairs:
         return {}
     said, came = (torch.cat(parts) for parts in zip(*pairs, strict=True))

@@ -76,8 +76,7 @@ class KerasGRU(nn.Module):
         self.inputs = Linear(latent + act, hidden)
         self.enter = Linear(hidden, 3 * size)
         self.recur = Linear(size, 3 * size)
-        for part in self.recur.weight.data.split(size):
-            nn.init.orthogonal_(part)
+        nn.init.orthogonal_(self.recur.weight)  # all three gates' together: each is a third of the whole
 
     def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
         return _columns(self.inputs, act * keep, slice(self.latent, None))
@@ -108,7 +107,7 @@ class NormGRU(nn.Module):
         self.size, self.latent, self.hidden = size, latent, hidden
         self.inputs = Linear(latent + act, hidden)
         self.after = after(hidden)
-        self.gates = Linear(hidden + size, 3 * size, bias=False)
+        self.gates = Linear(hidden + size, 3 * size)
         self.norm = LayerNorm(3 * size)
 
     def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:

@@ -96,6 +96,14 @@ def later(batch: Batch) -> Batch:
     return window(batch, 1)
 
 
+def masked_mean(x: Float[Tensor, "*lead"], mask: Tensor | None = None) -> Float[Tensor, ""]:
+    """The mean where ``mask`` is set (it broadcasts to x); over all without one."""
+    if mask is None:
+        return x.mean()
+    mask = mask.to(x.dtype).expand_as(x)
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
 def window(batch: Batch, start: int) -> Batch:
     """A batch from row ``start`` of each window on."""
     parts: dict[str, Any] = {

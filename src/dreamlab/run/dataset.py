@@ -6,7 +6,7 @@
     DATA/recordings.json     {"format": 1,
                               "observations": {"image": {"shape": [3, 64, 64]},
                                                "vector": {"low": [...], "high": [...]}},
-                              "action": {"n": 4},  or {"low": [...], "high": [...]}
+                              "action": {"n": 4}, {"n": [3, 2]} or {"low": [...], "high": [...]}
                               "holds": {"actions": true, "rewards": true, "ends": true},
                               "env": {"id": ..., ...} or null,
                               "request": what was typed to make it, so that the same can be gone on with
@@ -97,6 +97,8 @@ def write_about(folder: Path, about: About) -> None:
 def _written_space(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"n": int(space.n)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"n": [int(n) for n in space.nvec]}
     if is_image(space):
         return {"shape": list(space.shape or ())}
     assert isinstance(space, spaces.Box)
@@ -109,7 +111,7 @@ def _finite(value: float) -> float | None:
 
 def _read_space(said: Mapping[str, Any]) -> spaces.Space:
     if "n" in said:
-        return spaces.Discrete(said["n"])
+        return spaces.MultiDiscrete(said["n"]) if isinstance(said["n"], list) else spaces.Discrete(said["n"])
     if "shape" in said:
         return spaces.Box(0, 255, tuple(said["shape"]), np.uint8)
     low, high = (

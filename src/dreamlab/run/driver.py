@@ -167,6 +167,7 @@ def play(
     state = policy.initial(k)
     alive = np.ones(k, bool)
     ret, length = np.zeros(k), np.zeros(k, np.int64)
+    infos: dict[str, np.ndarray] = {}
     idle = np.zeros((n, *envs.single_action_space.shape), envs.single_action_space.dtype)  # type: ignore[misc]
     t = 0
     while alive.any():
@@ -176,15 +177,31 @@ def play(
             act, state, _ = policy(to_device({key: v[:k] for key, v in obs.items()}, device), is_first, state)
         is_first = torch.zeros_like(is_first)
         idle[:k] = act.cpu().numpy()
-        obs, rew, terminated, truncated, _ = envs.step(idle)
+        obs, rew, terminated, truncated, info = envs.step(idle)
         check_finite(obs, rew)
         rew = np.where(alive, rew[:k], 0)
         ret, length = ret + rew, length + alive
         if watch is not None:
             watch(t, rew, alive.copy())
-        alive = alive & ~(terminated | truncated)[:k]
+        going = alive & ~(terminated | truncated)[:k]
+        _keep(infos, info, np.flatnonzero(alive & ~going), k)
+        alive = going
         t += 1
-    return Outcome(ret, length)
+    return Outcome(ret, length, infos)
+
+
+def _keep(infos: dict[str, np.ndarray], info: Mapping[str, Any], ended: np.ndarray, k: int) -> None:
+    """Write the numbers of a vector environment's info into columns (k,), for the episodes that have just ended."""
+    for name, values in info.items() if len(ended) else ():
+        if (
+            name.startswith("_")
+            or not isinstance(values, np.ndarray)
+            or values.ndim != 1
+            or values.dtype.kind not in "biuf"
+        ):
+            continue
+        there = ended[info[f"_{name}"][ended]] if f"_{name}" in info else ended
+        infos.setdefault(name, np.full(k, np.nan))[there] = values[there]
 
 
 @contextmanager

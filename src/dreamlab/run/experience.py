@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from dreamlab.core.actions import one_hot
 from dreamlab.core.errors import EnvironmentFailed
 from dreamlab.core.protocols import Policy
-from dreamlab.core.types import Batch, Outcome, act_size
+from dreamlab.core.types import Batch, Outcome
 from dreamlab.run.driver import Driver, play
 from dreamlab.run.replay import Replay
 
@@ -48,7 +48,6 @@ class Experience:
         self._rollouts: VectorEnv | None = None
         self._resumed: dict[str, Any] = {}
         self._failed: EnvironmentFailed | None = None  # told when the steps before it have been counted
-        self._acts = act_size(act_space)
 
     @property
     def index(self) -> Replay:
@@ -71,12 +70,10 @@ class Experience:
         known = {*self.obs_space, "act", "rew", "is_first", "is_last", "is_terminal"}
         extras = [k for k in self.replay.columns if k not in known]
         real = torch.from_numpy(ids >= 0).to(self.device)
-        act = self._take("act", ids)
-        if isinstance(self.act_space, spaces.Discrete):
-            act = F.one_hot(act.long(), self._acts) * real[..., None]
+        act = one_hot(self._take("act", ids), self.act_space) * real[..., None]
         return Batch(
             obs={k: self._take(k, ids) for k in keys},
-            act=act.float(),
+            act=act,
             rew=self._take("rew", ids),
             is_first=self._take("is_first", ids),
             is_last=self._take("is_last", ids),

@@ -5,7 +5,7 @@ The arrays of an episode of T steps, in Gymnasium's convention (any but ``obs`` 
 =============  ==========================  ===========================================================
 ``obs``        (T + 1, H, W, C) uint8      images, or (T + 1, C, H, W), or (T + 1, H, W); or vectors
                                            (T + 1, n); ``obs.NAME`` where there are several
-``action``     (T,) int or (T, A) float    chosen at ``obs[t]``
+``action``     (T,) int or (T, A) float    chosen at ``obs[t]``; (T, K) int where K are chosen at once
 ``reward``     (T,)                        what it earned: came with ``obs[t + 1]``
 ``terminated`` (T,) bool                   whether ``obs[t + 1]`` is terminal
 ``truncated``  (T,) bool                   whether the episode was broken off there
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +84,7 @@ class Recording:
         ]
         act = self.act_space
         acts = ["action as one of n"] if isinstance(act, spaces.Discrete) else []
+        acts += [f"action of {act.shape[0]} choices"] if isinstance(act, spaces.MultiDiscrete) else []
         acts += [f"action of {act.shape[0]} numbers"] if isinstance(act, spaces.Box) else []
         return (*sorted(forms), *acts, *(name for name in ("reward", "terminated") if name in self.file.arrays))
 
@@ -133,7 +134,7 @@ def examine(file: File) -> Recording:
 
 
 def read_steps(file: File) -> Row:
-    """What a file holds beside observations: action as int64 (T,) or float32 (T, A), reward float32, ends bool."""
+    """What a file holds beside observations: actions as ``_actions`` gives them, reward float32, ends bool."""
     found = {}
     for key in STEPS:
         if key not in file.arrays:
@@ -155,17 +156,14 @@ def read_steps(file: File) -> Row:
 
 
 def _actions(name: str, value: np.ndarray) -> np.ndarray:
-    """int64 (T,) where one of n was chosen, float32 (T, A) where numbers were."""
+    """int64 (T,) where one of n was chosen, (T, K) where K at once, float32 (T, A) where numbers were."""
     if value.dtype.kind == "f":
         return _floats(name, "action", value.reshape(len(value), -1))
-    if value.size != len(value):
-        hint = "one-hot: save action.argmax(1)" if (value.sum(1) == 1).all() else "save them as floats"
-        raise Bad(f"{name}: action is whole numbers {value.shape}, but one of n is (T,); {hint}")
     if value.min() < 0:
         raise Bad(f"{name}: action {value.min()} is below 0; actions are counted from 0")
     if value.max() >= MOST_ACTIONS:
         raise Bad(f"{name}: action {value.max()} is none of a set that could be counted; save numbers as floats")
-    return value.reshape(-1).astype(np.int64)
+    return (value.reshape(-1) if value.size == len(value) else value).astype(np.int64)
 
 
 def _floats(name: str, key: str, value: np.ndarray, begin: int = 0) -> np.ndarray:
@@ -182,6 +180,8 @@ def _act_space(name: str, value: np.ndarray) -> spaces.Space:
     """The smallest space that holds actions, its bounds whole numbers."""
     if value.ndim == 1:
         return spaces.Discrete(int(value.max()) + 1)
+    if value.dtype == np.int64:
+        return spaces.MultiDiscrete(value.max(0) + 1)
     low, high = np.floor(value.min(0)), np.ceil(value.max(0))
     return spaces.Box(low, np.maximum(high, low + 1), dtype=np.float32)
 
@@ -263,23 +263,20 @@ class Form:
     keys: tuple[str, ...]
     sizes: Mapping[str, tuple[int, int]]
     """height and width by image; one that is not named stays as large as it is"""
-    continuous: int = 0
-    """numbers of an action; 0 where it is one of n"""
+    act_space: spaces.Space = field(default_factory=lambda: spaces.Discrete(1))
     crop: Crop | None = None
     grey: bool = False
 
     @staticmethod
     def of(recording: Recording) -> Form:
         """As it was recorded."""
-        act = recording.act_space
-        return Form(tuple(recording.obs), {}, act.shape[0] if isinstance(act, spaces.Box) else 0)
+        return Form(tuple(recording.obs), {}, recording.act_space or spaces.Discrete(1))
 
     @staticmethod
     def to(obs_space: spaces.Dict, act_space: spaces.Space, crop: Crop | None = None, grey: bool = False) -> Form:
         """As an agent with these spaces sees it."""
         sizes = {k: s.shape[1:] for k, s in obs_space.spaces.items() if is_image(s)}  # type: ignore[index]
-        continuous = act_space.shape[0] if isinstance(act_space, spaces.Box) else 0
-        return Form(tuple(obs_space.spaces), sizes, continuous, crop, grey)  # type: ignore[arg-type]
+        return Form(tuple(obs_space.spaces), sizes, act_space, crop, grey)  # type: ignore[arg-type]
 
 
 def rows(recording: Recording, form: Form) -> Iterator[Row]:
@@ -307,7 +304,7 @@ def _steps(recording: Recording, form: Form) -> tuple[np.ndarray, Row]:
     """For every row of a file its observation's number, and its action, reward and flags."""
     steps, n = read_steps(recording.file), recording.rows
     source = np.empty(n, np.int64)
-    act = np.zeros((n, form.continuous) if form.continuous else n, np.float32 if form.continuous else np.int64)
+    act = np.zeros((n, *form.act_space.shape), form.act_space.dtype)  # type: ignore[misc]
     rew = np.zeros(n, np.float32)
     flags = {name: np.zeros(n, bool) for name in ("is_first", "is_last", "is_terminal")}
     row = 0

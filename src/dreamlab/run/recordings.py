@@ -14,7 +14,7 @@ from gymnasium import spaces
 from dreamlab.core.errors import UserError
 from dreamlab.run import readers
 from dreamlab.run.readers import Bad, File
-from dreamlab.run.recording import Form, Recording, Span, examine, rows
+from dreamlab.run.recording import Form, Recording, Span, examine, read_steps, rows
 from dreamlab.run.replay import Replay
 
 
@@ -95,6 +95,8 @@ def look(
             recording = examine(readers.open_file(one) if isinstance(one, Path) else one)
             if known is not None:
                 _refuse_others(recording, *known)
+            else:
+                _refuse_one_hot(recording)
             if skip_bad:
                 for _ in rows(recording, Form.of(recording)):
                     pass
@@ -120,13 +122,27 @@ def _refuse_others(recording: Recording, obs_space: spaces.Dict, act_space: spac
             raise Bad(f"{name}: {key} is {shapes[key]}, but {space.shape} is recorded (images: channels first)")
     if act is None:
         return
-    if type(act) is not type(act_space) or (isinstance(act, spaces.Box) and act.shape != act_space.shape):
+    if type(act) is not type(act_space) or act.shape != act_space.shape:
         raise Bad(f"{name}: its actions are {_kind_of(act)}, but recorded is {_kind_of(act_space)}")
     if isinstance(act, spaces.Discrete) and isinstance(act_space, spaces.Discrete) and act.n > act_space.n:
         raise Bad(f"{name}: has action {act.n - 1}, but there are {act_space.n}, counted from 0")
+    if isinstance(act, spaces.MultiDiscrete) and (act.nvec > act_space.nvec).any():  # type: ignore[attr-defined]
+        raise Bad(f"{name}: has choices up to {act.nvec - 1}, but there are {act_space.nvec}, counted from 0")  # type: ignore[attr-defined]
+
+
+def _refuse_one_hot(recording: Recording) -> None:
+    """Raise Bad where a file that says nothing of its actions has them as one-hot rows, not as K choices."""
+    act = recording.act_space
+    if isinstance(act, spaces.MultiDiscrete) and (act.nvec <= 2).all():
+        chosen = read_steps(recording.file)["action"]
+        if (chosen.sum(1) == 1).all():
+            what = f"{recording.file.name}: action {chosen.shape} is one-hot, but one of n is (T,)"
+            raise Bad(f"{what}: save action.argmax(1)")
 
 
 def _kind_of(act: spaces.Space) -> str:
+    if isinstance(act, spaces.MultiDiscrete):
+        return f"{act.shape[0]} choices"
     return f"{act.shape[0]} numbers" if isinstance(act, spaces.Box) else "one of n"
 
 
@@ -162,6 +178,8 @@ def _act_space_of(files: Sequence[Recording]) -> spaces.Space:
     if isinstance(all_of[0], spaces.Box):
         low = np.min([space.low for space in all_of], 0)  # type: ignore[union-attr]
         return spaces.Box(low, np.max([space.high for space in all_of], 0), dtype=np.float32)  # type: ignore[union-attr]
+    if isinstance(all_of[0], spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(np.max([space.nvec for space in all_of], 0))  # type: ignore[union-attr]
     return spaces.Discrete(max(1 if space is None else int(space.n) for space in all_of))  # type: ignore[attr-defined]
 
 

@@ -71,6 +71,7 @@ class Trainer:
         self.clocks = {"log": 0, "report": 0, "eval": 0, "final": -1}
         self.stop = False
         self.settings: Mapping[str, Any] = {}  # what the run was started with: each checkpoint knows
+        self.repeat = 1  # frames of the environment in one step
         self.peak = Peak(0.5)
         self._cut = False  # the running stretch was broken off: clocks wait, so that they tick where they always would
         experience.stop = lambda: self.stop
@@ -232,13 +233,20 @@ class Trainer:
             {
                 "env_steps": env_steps,
                 "updates": updates,
+                "frames": env_steps * self.repeat,
                 "steps_per_second": (env_steps - self._logged[0]) / spent,
                 "updates_per_second": (updates - self._logged[1]) / spent,
                 "memory_mib": self.peak.bytes / MIB,
+                **self._ratio(updates),
             },
         )
         self._logged_at, self._logged = now, (env_steps, updates)
         self.log.write(step)
+
+    def _ratio(self, updates: int) -> dict[str, float]:
+        """Steps learned from for each step taken, of an agent that says how many an update learns from."""
+        each, taken = getattr(self.agent, "learns", 0), self.progress.env_steps()
+        return {"replay_ratio": updates * each / taken} if each and taken else {}
 
     # -- keeping ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,56 @@
+"""How dreamer.py talks to a peer in an environment of its own: lines of JSON out, one request a line in.
+
+The first line out says what was built. ``NAME COUNT`` in does that case so often and is answered by a line with the
+seconds that it took. The end of the input ends the process. Only the standard library and torch are imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+
+
+def options(about: str | None, sizes: Collection[str]) -> argparse.Namespace:
+    """What both sides are asked for."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="12m", choices=list(sizes))
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="sequences")
+    parser.add_argument("--length", type=int, default=32, metavar="N", help="steps of a sequence")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 takes all cores")
+    return parser.parse_args()
+
+
+def serve(peer: str, version: str, chosen: argparse.Namespace, build: Callable[[argparse.Namespace], Any]) -> None:
+    """Say what was built, then do what each line of input asks for until there is no more.
+
+    ``build`` gives an object with ``parameters`` and the cases ``update`` and ``policy``: count -> rows learned from.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
+    cases = build(chosen)
+    about = {
+        "peer": peer,
+        "version": version,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "tuned": "MALLOC_TOP_PAD_" in os.environ,
+        "parameters": cases.parameters,
+        **vars(chosen),
+    }
+    print(json.dumps(about), file=answers, flush=True)
+    for line in sys.stdin:
+        name, count = line.split()
+        if name not in ("update", "policy"):
+            sys.exit(f"no case {name!r}: there are update and policy")
+        began = time.perf_counter()
+        rows = getattr(cases, name)(int(count))
+        answer = {"case": name, "units": int(count), "rows": rows, "seconds": time.perf_counter() - began}
+        print(json.dumps(answer), file=answers, flush=True)
