@@ -30,13 +30,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from measure import Case, Done, Floor, gemm_case, machine, profiles, results, table, take_turns
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import Batch
 from dreamlab.nn.compute import Compute, prepare
 from dreamlab.run.config import RunConfig
-from dreamlab.run.driver import one_thread
+from dreamlab.run.driver import few_threads
 
 IMAGE = spaces.Dict({"image": spaces.Box(0, 255, (3, 64, 64), np.uint8)})
 ACTIONS = spaces.Discrete(6)
@@ -44,7 +45,7 @@ FLOORS = {("12m", "torchrl"): 1 / 0.75, ("1m", "torchrl"): 1 / 0.6}
 """how many times as fast as a peer's update ours is to be"""
 ACTING = {"12m": 250, "1m": 700}
 """steps a second with one environment on a CPU"""
-ACTS = 20
+ACTS = 100
 """policy steps of one call"""
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -79,7 +80,7 @@ class Rows:
         starts, streams = (x.ravel() for x in np.meshgrid(np.arange(0, self.stop, 100), np.arange(self.streams)))
         return Episodes(streams, starts, starts + 100, starts >= 0)
 
-    def gather(self, rows: Any, obs: Collection[str] | None = None) -> Batch:
+    def gather(self, rows: Any, obs: Collection[str] | None = None, extras: Collection[str] | None = None) -> Batch:
         ids = np.asarray(rows)
         return Batch(
             obs={"image": self._take(self.image, ids)},
@@ -90,7 +91,7 @@ class Rows:
             is_terminal=self._take(self.is_last, ids),
             mask=torch.from_numpy(ids >= 0).to(self.device),
             rows=torch.from_numpy(ids),
-            extras={name: self._take(column, ids) for name, column in self.columns.items()},
+            extras={name: self._take(column, ids) for name, column in self.columns.items() if extras is None},
         )
 
     def _take(self, column: np.ndarray, ids: np.ndarray) -> torch.Tensor:
@@ -102,6 +103,21 @@ class Rows:
             found = value.cpu().numpy()
             column = self.columns.setdefault(name, np.zeros((len(self.rew), *found.shape[2:]), found.dtype))
             column[ids] = found
+
+
+class Counter(TorchDispatchMode):
+    """Adds up what products and convolutions multiply, by torch's own formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 # ---- ours
@@ -119,7 +135,7 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str, peer
     agent, rows = build(chosen, compute), Rows(compute.device)
     learn, each = agent.learn, chosen.batch * chosen.length
     learn(rows)
-    with FlopCounterMode(display=False) as counter:
+    with Counter() as counter:
         learn(rows)
     weights = sum(p.numel() for part in agent.parts.values() for p in part.parameters() if p.requires_grad)
     about = f"{chosen.agent}, {weights:,} parameters, {chosen.batch} x {chosen.length}"
@@ -131,7 +147,7 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str, peer
     floor = None
     if "torchrl" in peers and (chosen.size, "torchrl") in FLOORS and chosen.agent == "dreamer-v3":
         floor = Floor("torchrl_update", precision, FLOORS[chosen.size, "torchrl"])
-    gflop = counter.get_total_flops() / 1e9
+    gflop = counter.flops / 1e9
     yield Case("update", precision, f"update, {about}", "updates", "rows", update, gflop, floor)
     policy = agent.policy(explore=True)
     carried = [policy.initial(1)]
@@ -139,7 +155,7 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str, peer
     going = torch.zeros(1, dtype=torch.bool, device=compute.device)
 
     def act() -> Done:
-        with one_thread():  # as the driver does
+        with torch.no_grad(), few_threads(1):  # as the driver does
             for _ in range(ACTS):
                 chose, carried[0], _ = policy(obs, going, carried[0])
                 chose.cpu()

@@ -98,7 +98,7 @@ def block_linear(x, w, b):
 
 
 def phi(layer, x):
-    """SiLU(RMSNorm(Linear(x))): x (..., in) -> (..., out); layer {w, b, scale}."""
+    """SiLU(RMSNormSiLU(Linear(x))): x (..., in) -> (..., out); layer {w, b, scale}."""
     return silu(rms_norm(linear(x, layer["w"], layer["b"]), layer["scale"]))
 
 

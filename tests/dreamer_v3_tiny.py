@@ -81,17 +81,18 @@ class Table:
     def index(self):
         return self
 
-    def gather(self, rows, obs=None) -> Batch:
+    def gather(self, rows, obs=None, extras=None) -> Batch:
         ids = torch.as_tensor(rows)
         assert int(ids.min()) >= self.start * self.streams
         take = {k: v[ids] for k, v in self.columns.items()}
+        seen = {k: take.pop(k) for k in ("image", "vector")}
         return Batch(
-            {k: take.pop(k) for k in ("image", "vector")},
+            {k: v for k, v in seen.items() if obs is None or k in obs},
             one_hot(take.pop("act"), self.space),
             *(take.pop(k) for k in ("rew", "is_first", "is_last", "is_terminal")),
             ids >= 0,
             ids,
-            take,
+            {k: v for k, v in take.items() if extras is None or k in extras},
         )
 
     def annotate(self, rows, **columns) -> None:

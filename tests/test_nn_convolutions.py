@@ -40,18 +40,6 @@ def plain_norm(x, norm):
     return rms_silu(x.movedim(1, -1), norm.scale).movedim(-1, 1)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 12), (4, 2, 2)])
-@pytest.mark.parametrize("stages", [1, 2])
-def test_pooling_over_quarters_is_convolving_and_pooling(shape, stages):
-    shape = (shape[0], shape[1] * stages, shape[2] * stages)
-    net, x = moved(Pooled(shape, (4, 6)[:stages], truncated())), torch.rand(2, *shape) - 0.5
-    want = x.requires_grad_()
-    for layer, norm in zip(net.convs, net.norms, strict=True):
-        want = plain_norm(F.max_pool2d(plain_conv(want, layer), 2), norm)
-    assert net(x).shape == (2, net.width)
-    same(net(x), want.permute(0, 2, 3, 1).flatten(1), x, *net.parameters())
-
-
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 4, 12), (2, 4, 4)])
 def test_convolving_before_growing_is_repeating_pixels_and_convolving(shape):
     net, feat = moved(Grown(16, 6, shape, (8, 4), 5, 4, truncated())), torch.randn(2, 22, requires_grad=True)
@@ -103,3 +91,15 @@ def test_v1_s_sizes_are_the_papers_at_64_and_any_decoder_lands():
         strides(3, 32)
     with pytest.raises(UserError, match="square images, got 32x64"):
         Strided((3, 32, 64), 2, F.elu)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 12), (4, 2, 2)])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_v3_s_encoder_convolves_pools_and_norms(shape, stages):
+    shape = (shape[0], shape[1] * stages, shape[2] * stages)
+    net, x = moved(Pooled(shape, (4, 6)[:stages], truncated())), torch.rand(2, *shape) - 0.5
+    want = x.requires_grad_()
+    for layer, norm in zip(net.convs, net.norms, strict=True):
+        want = plain_norm(F.max_pool2d(plain_conv(want, layer), 2), norm)
+    assert net(x).shape == (2, net.width)
+    same(net(x), want.permute(0, 2, 3, 1).flatten(1), x, *net.parameters())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dreamlab.nn.blocks import Elu, RMSNorm, truncated
+from dreamlab.nn.blocks import Elu, RMSNormSiLU, truncated
 from dreamlab.nn.latents import Categorical, Gaussian, sigmoid2_std, softplus_std
 from dreamlab.nn.rssm import RSSM, BlockGRU, KerasGRU, NormGRU, State, gru_gates
 
@@ -25,7 +25,7 @@ def make(kind: str) -> RSSM:
         found = RSSM(NormGRU(z.width, A, D, HIDDEN, lambda _: Elu()), z, E, HIDDEN, 1, lambda _: Elu())
     else:
         z = Categorical(S, K, unimix=0.01)
-        found = RSSM(BlockGRU(z.width, A, D, HIDDEN, G, truncated()), z, E, HIDDEN, 2, RMSNorm, truncated())
+        found = RSSM(BlockGRU(z.width, A, D, HIDDEN, G, truncated()), z, E, HIDDEN, 2, RMSNormSiLU, truncated())
     for p in found.parameters():
         p.data.add_(0.2 * torch.randn_like(p))
     return found

@@ -104,7 +104,7 @@ def assert_same(a, b):
             assert x[key] == pytest.approx(y[key], rel=1e-5, abs=1e-7), (x["step"], key)
 
 
-TOY = ("tests.toy_agent", "--env", "tiny/Catch", "--log-every", "20")
+TOY = ("toy_agent", "--env", "tiny/Catch", "--log-every", "20")
 
 
 def survives(tmp_path, args, kills, seed):

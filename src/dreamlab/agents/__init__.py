@@ -36,6 +36,8 @@ class Footprint(NamedTuple):
     """peak of learning, beyond the bare process and the weights"""
     row_bytes: int
     """annotations beside one row of the replay"""
+    rewritten: bool = False
+    """whether learning writes these again and again: what undoes that, since each kept checkpoint, takes disk too"""
 
 
 def names() -> list[str]:

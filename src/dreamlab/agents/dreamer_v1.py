@@ -369,6 +369,7 @@ class DreamerV1:
         run: RunConfig,
     ) -> None:
         self.config, self.compute, self.seed, self.run, self.act_space = config, compute, seed, run, act_space
+        self.evaluation = config.evaluation  # may be set to the other way for one evaluation
         with seeds.forked(seed, "init"):
             self.model = world(config, obs_space, act_space)
             self.pick = choice(self.model.actions)
@@ -411,9 +412,14 @@ class DreamerV1:
             for p in budget(self.config, self.run, (), self.recorded)
         ]
 
+    @property
+    def learns(self) -> int:
+        """Rows that an update learns from."""
+        return self.config.batch * self.config.length
+
     def policy(self, explore: bool) -> Policy:
         """It samples and adds noise, or takes the likeliest action."""
-        plain = self.pick.mode if self.config.evaluation == "mode" else self.pick.sample
+        plain = self.pick.mode if self.evaluation == "mode" else self.pick.sample
         return acting.Acting(self.model, self.actor, self.explored if explore else plain)
 
     def explored(self, out: Tensor) -> Tensor:

@@ -414,6 +414,7 @@ class DreamerV2:
         run: RunConfig,
     ) -> None:
         self.config, self.compute, self.seed, self.run, self.act_space = config, compute, seed, run, act_space
+        self.evaluation = config.evaluation  # may be set to the other way for one evaluation
         with seeds.forked(seed, "init"):
             self.model = world(config, obs_space, act_space)
             feat = config.deter + self.model.dynamics.latents.width
@@ -469,9 +470,14 @@ class DreamerV2:
             for p in budget(self.config, self.run, (), self.recorded)
         ]
 
+    @property
+    def learns(self) -> int:
+        """Rows that an update learns from."""
+        return self.config.batch * self.config.length
+
     def policy(self, explore: bool) -> Policy:
         """It samples while it is trained, and takes the likeliest action when it is evaluated."""
-        choose = self.pick.sample if explore or self.config.evaluation == "sample" else self.pick.mode
+        choose = self.pick.sample if explore or self.evaluation == "sample" else self.pick.mode
         return acting.Acting(self.model, self.actor, choose)
 
     def learn_from(self, recorded: Recorded) -> None:

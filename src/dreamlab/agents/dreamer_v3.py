@@ -17,12 +17,14 @@
 Rows keep the state that was reached in them (``deter``, ``stoch``), as the policy and later updates found it:
 a window's first row only says in which state the rest begins.
 
-As the authors' code of 2024/25 (which the Nature numbers are of), except: the paper's 1 % uniform in the actor's
-classes, which that code reads and drops, is kept.
+As the authors' code of 2024/25, except: the paper's 1 % uniform in the actor's classes, which that code reads and
+drops, is kept; h is carried in float32 whatever the precision; what the cell's hidden layer takes from h and from
+everything else are two tensors, whose gradients are clipped apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -94,7 +96,7 @@ class Config:
     steps: int = 400_000
     """environment steps, unless the run says how many"""
     prefill: int = 1100
-    """environment steps before the first update (the authors': 1024 windows)"""
+    """environment steps before the first update (the authors wait for 1024 windows)"""
     ratio: float = 32.0
     """train ratio: steps learned from for each environment step; an update learns from batch * length"""
     batch: int = 16
@@ -154,6 +156,8 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.mults or min(self.mults) < 1:
             raise ValueError(f"mults must name at least one stage, of at least 1, got {self.mults}")
+        if self.imagine_last == 1:
+            raise ValueError("imagine_last must be 0 (all) or at least 2: the critic learns from pairs of real rows")
         if self.imagine_last > self.length:
             raise ValueError(f"imagine_last {self.imagine_last} is more than a window's {self.length} steps")
         if widths(self).classes > 255:
@@ -196,29 +200,38 @@ def budget(
     learned = config.batch * config.length
     if recorded is not None:
         return [Phase("train", rounds=max(1, int(steps * config.ratio / learned)))]
-    window = config.length + 1
-    prefill = min(max(config.prefill, 2 * window * run.envs), steps)
-    rest = steps - prefill
-    return [
-        Phase("prefill", env_steps=prefill),
-        Phase("train", env_steps=rest, rounds=int(rest * config.ratio / learned)),
-    ]
+    least = 2 * (config.length + 1) * run.envs
+    if run.capacity and run.capacity < least:
+        raise UserError(
+            f"a replay of {run.capacity} rows is too small for windows of {config.length + 1} of {run.envs} "
+            f"environments; type: --capacity {least} or more"
+        )
+    prefill = max(config.prefill, least)
+    rest = max(steps - prefill, 0)
+    rounds = int(rest * config.ratio / learned)
+    if not rounds:
+        raise UserError(
+            f"{steps} steps are spent before the first update ({prefill} of them to have enough to learn from); type: "
+            f"--steps {prefill + math.ceil(learned / config.ratio)} or more, or a smaller --agent.prefill"
+        )
+    return [Phase("prefill", env_steps=prefill), Phase("train", env_steps=rest, rounds=rounds)]
 
 
 def footprint(config: Config, obs_space: spaces.Dict, act_space: spaces.Space, run: RunConfig) -> Footprint:
     """Peak of learning beyond process and weights (fitted to single updates on a CPU), and bytes beside a row."""
     w = widths(config)
-    rows = config.batch * config.length
-    image = obs_space.spaces.get("image")
+    rows, starts = config.batch * config.length, config.batch * (config.imagine_last or config.length)
+    images = [space.shape for space in obs_space.spaces.values() if len(space.shape or ()) == 3]
     maps = 0
-    if image is not None and image.shape is not None:
-        area = image.shape[-1] * image.shape[-2]
+    if images:
+        area = images[0][-1] * images[0][-2]  # type: ignore[index]
         maps = sum(area * w.depth * m // 4**i for i, m in enumerate(config.mults))
     scan = rows * (12 * w.deter + 12 * w.units + 6 * config.groups * w.classes)
-    heads = rows * (config.horizon + 1) * (2 * (w.deter + config.groups * w.classes) + 20 * w.units + 6 * 255)
+    heads = starts * (config.horizon + 1) * (2 * (w.deter + config.groups * w.classes) + 20 * w.units + 6 * 255)
     return Footprint(
         memory_bytes=int(60 * (1 << 20) + 4 * (rows * 5 * maps + scan + heads)),
         row_bytes=2 * w.deter + config.groups,
+        rewritten=True,
     )
 
 
@@ -253,11 +266,11 @@ def world(config: Config, obs_space: spaces.Dict, act_space: spaces.Space) -> wo
         see_image = convolutions.Pooled(sight.shape, channels, init)
         draw_image = convolutions.Grown(w.deter, z.width, sight.shape, channels[::-1], w.units, BLOCKS, init)
     if sight.vector:
-        see_vector = blocks.MLP(sight.vector, w.units, 3, None, blocks.RMSNorm, init)
-        draw_vector = blocks.MLP(feat, w.units, 3, sight.vector, blocks.RMSNorm, init)
+        see_vector = blocks.MLP(sight.vector, w.units, 3, None, blocks.RMSNormSiLU, init)
+        draw_vector = blocks.MLP(feat, w.units, 3, sight.vector, blocks.RMSNormSiLU, init)
     encoder = senses.Encoder(sight, see_image, see_vector, distributions.symlog)
     cell = rssm.BlockGRU(z.width, acts.size, w.deter, w.units, BLOCKS, init)
-    dynamics = rssm.RSSM(cell, z, encoder.width, w.units, 2, blocks.RMSNorm, init)
+    dynamics = rssm.RSSM(cell, z, encoder.width, w.units, 2, blocks.RMSNormSiLU, init)
     gamma = 1 - 1 / config.lookahead
     return world_model.RecurrentModel(
         encoder,
@@ -277,7 +290,7 @@ def world(config: Config, obs_space: spaces.Dict, act_space: spaces.Space) -> wo
 
 def head(feat: int, units: int, layers: int, out: int, scale: float = 1.0) -> nn.Module:
     """Dense layers on [h, z]; the last one starts ``scale`` as large."""
-    return blocks.MLP(feat, units, layers, out, blocks.RMSNorm, blocks.truncated(), blocks.truncated(scale))
+    return blocks.MLP(feat, units, layers, out, blocks.RMSNormSiLU, blocks.truncated(), blocks.truncated(scale))
 
 
 def choice(acts: actions.Actions, config: Config) -> distributions.Choice:
@@ -297,7 +310,7 @@ def reconstruction_losses(
     shape, sight = feat.shape[:2], model.encoder.sight
     said, losses = model.decoder(feat.flatten(0, 1)), {}
     if "image" in said:
-        target = sight.picture(obs).flatten(0, 1).float() / 255
+        target = convolutions.unit(sight.picture(obs).flatten(0, 1))
         losses["image"] = (said["image"].sigmoid() - target).square().flatten(1).sum(-1).unflatten(0, shape)
     if "vector" in said:
         target = distributions.symlog(obs["vector"].float()).flatten(0, 1)
@@ -472,14 +485,15 @@ class DreamerV3:
 
     def learn(self, experience: Experience) -> Metrics:
         """One update on windows of the rows; what the last one found is written beside its rows first."""
-        if self.fresh is not None:
+        ids = self.windows(experience.index, self.config.batch, self.config.length + 1)
+        batch = experience.gather(ids, extras=())
+        if self.fresh is not None:  # not before: this waits for the last update
             rows, columns = self.fresh
             experience.annotate(held(rows, experience), **columns)
-        ids = self.windows(experience.index, self.config.batch, self.config.length + 1)
-        batch = experience.gather(ids)
-        start = acting.unpacked(self.model, {k: v[:, 0] for k, v in batch.extras.items()}, len(ids), batch.rew.device)
+        before = experience.gather(ids[:, :1], obs=()).extras
+        start = acting.unpacked(self.model, {k: v[:, 0] for k, v in before.items()}, len(ids), batch.rew.device)
         act = self.model.actions.seen(batch.act)[:, :-1]  # led_to: what was chosen a row before
-        batch = world_model.later(batch)
+        batch = cut(world_model.later(batch))
         states, metrics = self._update(batch, act, start)
         self.fresh = (ids[:, 1:], acting.packed(self.model, states))
         return metrics
@@ -519,7 +533,7 @@ class DreamerV3:
         # behaviour, imagined from every state, or from the last of each window
         last = config.imagine_last or config.length
         dream = self.imagine(rssm.State(*(x[:, -last:].detach().flatten(0, 1) for x in states)), dtype)
-        seen = dream.feat.to(dtype)
+        seen = dream.feat
         val_out = self.critic(seen[:-1]).float()
         with torch.no_grad():
             slow = self.bins.mean(self.slow(seen[:-1]))
@@ -556,10 +570,9 @@ class DreamerV3:
             states, act = model.dynamics.imagine(
                 start, lambda state, k: self.pick.sample(self.actor(state.feat.to(dtype))), self.config.horizon, dtype
             )
-            feat = states.feat
-            seen = feat.to(dtype)
+            seen = states.feat.to(dtype)
             rew, con = self.bins.mean(model.reward(seen)), self.parts["continuation"](seen)
-            return Dream(feat, act, rew, con.float().squeeze(-1).sigmoid())
+            return Dream(seen, act, rew, con.float().squeeze(-1).sigmoid())
 
     # ---- reports and saving
 
@@ -596,6 +609,13 @@ class DreamerV3:
         self.range.ends.copy_(torch.as_tensor(kept["range"]))
         self.windows.load_state_dict(kept["windows"])
         self.fresh = None if kept["rows"] is None else (kept["rows"], dict(kept["fresh"]))
+
+
+def cut(batch: Batch) -> Batch:
+    """Rows before another episode's first as last ones, also where an episode was given up without an end."""
+    is_last = batch.is_last.clone()
+    is_last[:, :-1] |= batch.is_first[:, 1:]
+    return batch._replace(is_last=is_last)
 
 
 def held(rows: Any, experience: Experience) -> Any:

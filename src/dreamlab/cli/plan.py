@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +42,8 @@ RESET_ROWS = 0.01
 """rows that begin an episode take no step: one in a hundred rows, unless the agent's episodes are shorter"""
 EXTRA_DISK_BYTES = 2 * MIB
 """metrics, pictures, films"""
+REWRITTEN_ROWS = 3_000_000
+"""rows that learning writes anew between two checkpoints, at most: 10 updates of 1024 rows a second for 5 minutes"""
 MARGIN = 0.95
 """share of what is free that a run may take"""
 
@@ -65,10 +67,10 @@ class Plan:
     """frames of the environment in one step"""
     parameters: Mapping[str, int]
     """optimised ones by part; one that two parts share counts for the first"""
-    copies: Mapping[str, int]
-    """parameters that follow others and are not optimised (slow and target networks), by part"""
     memory_bytes: int
     disk_bytes: int
+    copies: Mapping[str, int] = field(default_factory=dict)
+    """parameters that follow others and are not optimised (slow and target networks), by part"""
 
     @property
     def env_steps(self) -> int:
@@ -163,7 +165,7 @@ def plan(
         + footprint.memory_bytes
         + weights * WEIGHT_COPIES
         + followers,
-        disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes, recorded)
+        disk_bytes=replay_bytes(spec, recipe, obs_space, act_space, footprint.row_bytes, recorded, footprint.rewritten)
         + spec.run.keep * (weights * SAVED_COPIES + followers)
         + EXTRA_DISK_BYTES,
     )
@@ -220,8 +222,12 @@ def replay_bytes(
     act_space: spaces.Space,
     annotations: int,
     recorded: Recorded | None = None,
+    rewritten: bool = False,
 ) -> int:
-    """Bytes on disk of the rows that will be held, as the replay reserves them column by column."""
+    """Bytes on disk of the rows that will be held, as the replay reserves them column by column.
+
+    Annotations that are ``rewritten`` are kept once more for each checkpoint, as far as learning comes between two.
+    """
     import numpy as np
 
     from dreamlab.run.columns import RESERVE_BYTES
@@ -237,6 +243,8 @@ def replay_bytes(
     widths = [int(np.prod(space.shape, dtype=np.int64)) * np.dtype(space.dtype).itemsize for space in spaces_of_row]  # type: ignore[arg-type]
     widths += [4, 1, 1, 1]  # rew, is_first, is_last, is_terminal
     held = times * streams * (sum(widths) + annotations)
+    if rewritten:
+        held += spec.run.keep * min(times * streams, REWRITTEN_ROWS) * annotations
     return held + sum(min(RESERVE_BYTES, max(1 << 16, times * streams * width // 16)) // 2 for width in widths)
 
 

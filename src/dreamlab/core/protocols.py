@@ -76,8 +76,10 @@ class Experience(Protocol):
     @property
     def index(self) -> Index: ...
 
-    def gather(self, rows: np.ndarray | Tensor, obs: Collection[str] | None = None) -> Batch:
-        """Rows (B, T) by id, -1 for padding, on the learning device. ``obs``: only these observation keys."""
+    def gather(
+        self, rows: np.ndarray | Tensor, obs: Collection[str] | None = None, extras: Collection[str] | None = None
+    ) -> Batch:
+        """Rows (B, T) by id, -1 for padding, on the learning device. ``obs``, ``extras``: only these."""
         ...
 
     def annotate(self, rows: np.ndarray | Tensor, **columns: Tensor) -> None:

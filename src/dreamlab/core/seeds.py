@@ -41,6 +41,11 @@ def forked(seed: int, *path: str | int) -> Iterator[None]:
     import torch
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(derive(seed, *path))
-        yield
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derive(seed, *path))
+            yield
+    finally:
+        if mps is not None:
+            torch.mps.set_rng_state(mps)

@@ -44,7 +44,7 @@ class Acting:
             self.model.dynamics.initial(n, device), torch.zeros(n, self.model.actions.size, device=device)
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(
         self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered
     ) -> tuple[Tensor, Remembered, Mapping[str, Tensor]]:

@@ -88,14 +88,13 @@ class Conv(nn.Module):
         self, size: int, out: int, kernel: int, init: Init = glorot, stride: int = 1, padding: int = 0
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out, size, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out))
+        empty = torch.empty(out, size, kernel, kernel).to(memory_format=torch.channels_last)  # as it is used
+        self.weight, self.bias = nn.Parameter(empty), nn.Parameter(torch.zeros(out))
         self.stride, self.padding = stride, padding
         init(self.weight, size * kernel**2, out * kernel**2)
 
     def forward(self, x: Float[Tensor, "N I h w"]) -> Float[Tensor, "N O h2 w2"]:
-        weight = self.weight.to(x.dtype, memory_format=torch.channels_last)
-        return F.conv2d(x, weight, self.bias.to(x.dtype), self.stride, self.padding)
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.padding)
 
 
 class Deconv(nn.Module):
@@ -114,11 +113,8 @@ class Deconv(nn.Module):
 # ---- norms
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, then SiLU: one operation in DreamerV3, and so it is here.
-
-    With ``groups`` the input is (groups, ..., C), each with a scale of its own: several norms at once.
-    """
+class RMSNormSiLU(nn.Module):
+    """x / rms(x) * scale over the last axis, then SiLU: one operation in DreamerV3, and so it is here."""
 
     def __init__(self, width: int, eps: float = 1e-4) -> None:
         super().__init__()
@@ -130,7 +126,16 @@ class RMSNorm(nn.Module):
 
 def rms_silu(x: Float[Tensor, "*batch C"], scale: Tensor, eps: float = 1e-4) -> Float[Tensor, "*batch C"]:
     """silu(scale * x / sqrt(mean(x^2) + eps)), in the precision of x; ``scale`` is anything that broadcasts to x."""
+    if not torch.is_grad_enabled():  # a node of the graph costs more than acting's arithmetic
+        return _rms_silu(x, scale, eps)[0]
     return _RmsSilu.apply(x, scale, eps)  # type: ignore[no-any-return]
+
+
+def _rms_silu(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The result, and 1 / rms (..., 1)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return F.silu((x * inverse).mul_(scale), inplace=True).to(x.dtype), inverse
 
 
 class _RmsSilu(torch.autograd.Function):
@@ -138,16 +143,15 @@ class _RmsSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
+        y, inverse = _rms_silu(x, scale, eps)
         ctx.save_for_backward(x, scale, inverse)
-        return F.silu((x * inverse).mul_(scale), inplace=True).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
         x, scale, inverse = ctx.saved_tensors
         n = x * inverse  # float32
-        inner = torch.ops.aten.silu_backward(grad.float(), n * scale)
+        inner = torch.ops.aten.silu_backward(grad.to(n.dtype), n * scale)
         to_scale = (inner * n).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
         inner = inner.mul_(scale)
         along = torch.linalg.vecdot(inner, n).unsqueeze(-1) / x.shape[-1]  # (..., 1)

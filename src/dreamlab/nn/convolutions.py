@@ -3,10 +3,9 @@
 ``Strided`` and ``Destrided`` are V1's and V2's (as World Models': valid convolutions of stride 2); ``Pooled`` and
 ``Grown`` V3's: 5x5 convolutions at every size, halved by max-pooling and doubled by repeating pixels.
 
-V3's two ways through full-size images are the same numbers by less work. A 5x5 kernel over an image whose pixels
-were repeated twice sees only 3x3 of the small image, another mixture of the kernel's weights at each of the four
-positions: ``Grown`` convolves the small image 3x3 into four times the channels, and lays them out afterwards (9
-products for 25). ``Pooled`` takes its first, three-channel image as quarters of it with four times the channels.
+V3's decoder is the same numbers by less work. A 5x5 kernel over an image whose pixels were repeated twice sees only
+3x3 of the small image, another mixture of the kernel's weights at each of the four positions: ``Grown`` convolves
+the small image 3x3 into four times the channels, and lays them out afterwards (9 products for 25).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dreamlab.core.errors import UserError
-from dreamlab.nn.blocks import BlockLinear, Conv, Deconv, Init, Linear, RMSNorm, rms_silu
+from dreamlab.nn.blocks import BlockLinear, Conv, Deconv, Init, Linear, RMSNormSiLU, rms_silu
 
 # ---- V1 and V2
 
@@ -145,46 +144,19 @@ def refuse_sizes(shape: Sequence[int], stages: int) -> None:
 class Pooled(nn.Module):
     """V3's encoder: stages of conv 5x5, 2x2 max-pool, RMS norm over channels, SiLU."""
 
-    place: Tensor
-
     def __init__(self, shape: Sequence[int], channels: Sequence[int], init: Init) -> None:
         super().__init__()
         refuse_sizes(shape, len(channels))
         self.convs = nn.ModuleList(Conv(a, b, 5, init, padding=2) for a, b in itertools.pairwise((shape[0], *channels)))
-        self.norms = nn.ModuleList(RMSNorm(c) for c in channels)
-        self.register_buffer("place", quarters(), persistent=False)
+        self.norms = nn.ModuleList(RMSNormSiLU(c) for c in channels)
         self.width = channels[-1] * (shape[-2] >> len(channels)) * (shape[-1] >> len(channels))
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E"]:
         """Flattened as (row, column, channel)."""
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = pooled_first(x, conv, self.place) if i == 0 else F.max_pool2d(conv(x), 2)  # type: ignore[arg-type]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.max_pool2d(conv(x), 2)
             x = norm(x.movedim(1, -1)).movedim(-1, 1)  # channels last in memory
         return x.movedim(1, -1).flatten(1)
-
-
-def pooled_first(x: Float[Tensor, "N C h w"], conv: Conv, place: Tensor) -> Float[Tensor, "N O h/2 w/2"]:
-    """max_pool2d(conv(x), 2) of few channels, by a 3x3 convolution over the quarters of the image.
-
-    Each of the four positions under the pool is a group of channels: the pool is a maximum over groups. ``place`` is
-    ``quarters()``.
-    """
-    n, _, h, w = x.shape
-    quarters = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)  # (N, 4 C, h/2, w/2)
-    weight = torch.einsum("pasy,qbtx,ocyx->pqocstab", place, place, conv.weight)
-    weight = weight.reshape(4 * len(conv.bias), -1, 3, 3).to(x.dtype, memory_format=torch.channels_last)
-    y = F.conv2d(quarters, weight, conv.bias.to(x.dtype).repeat(4), padding=1)
-    y = y.movedim(1, -1).reshape(n, h // 2, w // 2, 4, -1)
-    return y.amax(-2).movedim(-1, 1)
-
-
-def quarters() -> Tensor:
-    """(2, 3, 2, 5): position p's tap dy (of -2 .. 2) sees row s of the pair of rows a (of -1 .. 1)."""
-    place = torch.zeros(2, 3, 2, 5)
-    for p, dy in itertools.product(range(2), range(-2, 3)):
-        a, s = divmod(p + dy, 2)
-        place[p, a + 1, s, dy + 2] = 1
-    return place
 
 
 class Grown(nn.Module):
@@ -215,11 +187,11 @@ class Grown(nn.Module):
         whole = self.small[0] * self.small[1] * self.small[2]
         self.from_deter = BlockLinear(deter, whole, blocks, init)
         self.from_stoch = Linear(stoch, 2 * units, init)
-        self.stoch_norm = RMSNorm(2 * units)
+        self.stoch_norm = RMSNormSiLU(2 * units)
         self.stoch_out = Linear(2 * units, whole, init)
-        self.norm = RMSNorm(channels[0])
+        self.norm = RMSNormSiLU(channels[0])
         self.convs = nn.ModuleList(Conv(a, b, 5, init) for a, b in itertools.pairwise((*channels, shape[0])))
-        self.norms = nn.ModuleList(RMSNorm(c) for c in channels[1:])
+        self.norms = nn.ModuleList(RMSNormSiLU(c) for c in channels[1:])
         self.register_buffer("place", repeats(), persistent=False)
 
     def forward(self, feat: Float[Tensor, "N F"]) -> Float[Tensor, "N C h w"]:

@@ -73,7 +73,10 @@ class Categorical:
     ) -> Float[Tensor, "*batch W"]:
         """One-hot going forward, the probabilities' gradient going back: y = onehot + p - sg(p)."""
         raw = raw.unflatten(-1, (self.groups, self.classes)).float()
-        return _Straight.apply(raw if temperature == 1 else raw / temperature, noise, self.unimix)  # type: ignore[no-any-return]
+        raw = raw if temperature == 1 else raw / temperature
+        if not torch.is_grad_enabled():
+            return _drawn(softmax(raw), noise, self.unimix)
+        return _Straight.apply(raw, noise, self.unimix)  # type: ignore[no-any-return]
 
     def mode(self, raw: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch W"]:
         raw = raw.unflatten(-1, (self.groups, self.classes))
@@ -117,6 +120,12 @@ def softmax(raw: Tensor) -> Tensor:
     return raw.transpose(-1, -2).softmax(-2).transpose(-1, -2).contiguous()
 
 
+def _drawn(q: Tensor, noise: Tensor, unimix: float) -> Tensor:
+    """One-hot (..., S K) by probabilities (..., S, K) with a uniform mixed in."""
+    p = q.mul(1 - unimix).add_(unimix / q.shape[-1]) if unimix else q
+    return torch.zeros_like(q).scatter_(-1, race(p, noise).unsqueeze(-1), 1.0).flatten(-2)
+
+
 class _Straight(torch.autograd.Function):
     """Draws one-hot; its gradient is that of the probabilities (straight-through, not Gumbel-softmax)."""
 
@@ -125,9 +134,7 @@ class _Straight(torch.autograd.Function):
         q = softmax(raw)  # (..., S, K)
         ctx.save_for_backward(q)
         ctx.unimix = unimix
-        p = q.mul(1 - unimix).add_(unimix / q.shape[-1]) if unimix else q
-        chosen = race(p, noise).unsqueeze(-1)
-        return torch.zeros_like(q).scatter_(-1, chosen, 1.0).flatten(-2)
+        return _drawn(q, noise, unimix)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]

@@ -166,8 +166,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         int(i): {k: torch.empty_like(parameters[int(i)]).copy_(v) if v.dim() else v.clone() for k, v in entry.items()}
         for i, entry in state.items()
     }
-    dtypes = {p: {k: v.dtype for k, v in kept.items() if isinstance(v, Tensor)} for p, kept in optimizer.state.items()}
+    there = {p: {k: v for k, v in kept.items() if isinstance(v, Tensor)} for p, kept in optimizer.state.items()}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    for p, kept in dtypes.items():  # torch casts all but Adam's own step to the parameter's precision
-        for name, dtype in kept.items():
-            optimizer.state[p][name] = optimizer.state[p][name].to(dtype)
+    for p, kept in there.items():  # torch leaves a step where it was saved from, and casts what else there is
+        for name, value in kept.items():
+            optimizer.state[p][name] = optimizer.state[p][name].to(value.device, value.dtype)

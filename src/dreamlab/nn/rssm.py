@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamlab.nn.blocks import MLP, BlockLinear, Init, LayerNorm, Linear, RMSNorm, glorot, rms_silu
+from dreamlab.nn.blocks import MLP, BlockLinear, Init, LayerNorm, Linear, RMSNormSiLU, glorot, rms_silu
 from dreamlab.nn.latents import Latents
 from dreamlab.nn.scan import Lent
 
@@ -145,7 +145,7 @@ class BlockGRU(nn.Module):
         whole = size + blocks * 3 * hidden  # the input's width with every block's copy: what the weights start by
         self.state = BlockLinear(size, size, blocks, init, bias=False, fan_in=whole)
         self.shared = Linear(3 * hidden, size, lambda weight, *_: init(weight, whole, size))
-        self.norm = RMSNorm(size)
+        self.norm = RMSNormSiLU(size)
         self.gates = BlockLinear(size, 3 * size, blocks, init)
 
     def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
@@ -170,7 +170,18 @@ class BlockGRU(nn.Module):
 
 def gru_gates(gates: Float[Tensor, "N G 3 d"], h: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     """V2's and V3's gates, (reset, candidate, update) in each block: h' = u c + (1 - u) h, u = sigmoid(update - 1)."""
+    if not torch.is_grad_enabled():
+        return _gated(gates, h)[0]
     return _Gates.apply(gates, h)  # type: ignore[no-any-return]
+
+
+def _gated(gates: Tensor, h: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """h', and what going back needs (N, G, d)."""
+    reset, candidate, update = gates.unbind(-2)
+    h = h.view_as(reset)
+    r, u = torch.sigmoid(reset), torch.sigmoid(update - 1)
+    c = torch.tanh(r * candidate)
+    return torch.lerp(h, c, u).flatten(-2), (candidate, h, r, u, c)
 
 
 class _Gates(torch.autograd.Function):
@@ -178,12 +189,9 @@ class _Gates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, h: Tensor) -> Tensor:
-        reset, candidate, update = gates.unbind(-2)  # (N, G, d)
-        h = h.view_as(reset)
-        r, u = torch.sigmoid(reset), torch.sigmoid(update - 1)
-        c = torch.tanh(r * candidate)
-        ctx.save_for_backward(candidate, h, r, u, c)
-        return torch.lerp(h, c, u).flatten(-2)
+        after, kept = _gated(gates, h)
+        ctx.save_for_backward(*kept)
+        return after
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -279,9 +287,14 @@ class RSSM(nn.Module):
         return Observed(State(torch.stack(deter, 1), torch.stack(stoch, 1)), torch.stack(raws, 1))
 
     def obs_step(self, embed: Tensor, act: Tensor, is_first: Tensor, state: State) -> State:
-        """The posterior state one step on (N, ...)."""
-        seen = self.observe(embed.unsqueeze(1), act.unsqueeze(1), is_first.unsqueeze(1), state)
-        return State(*(x[:, 0] for x in seen.state))
+        """The posterior state one step on (N, ...), as ``observe`` finds it."""
+        dtype = embed.dtype
+        keep = (~is_first).unsqueeze(-1).to(dtype)  # (N, 1)
+        h, z = (x * keep.to(x.dtype) for x in state)
+        h = self.cell.begin(dtype)(h, z, self.cell.acts(act.to(dtype), keep))  # (N, D)
+        raw = self.posterior_out(self.posterior_after(self.posterior(torch.cat([h.to(dtype), embed], -1))))
+        noise = self.latents.noise(len(h), 1, device=h.device)[:, 0]  # as many numbers as a window of one draws
+        return State(h, self.latents.draw(raw, noise))
 
     def imagine(
         self, state: State, actor: Callable[[State, int], Tensor], horizon: int, dtype: torch.dtype = torch.float32
@@ -301,7 +314,7 @@ class RSSM(nn.Module):
         return State(*(torch.stack(parts) for parts in zip(*states, strict=True))), torch.stack(acts)
 
     def stepper(self, dtype: torch.dtype = torch.float32) -> Callable[..., State]:
-        """One imagined step ``(state, act, temperature=1.0) -> state``, with weights lent for a whole rollout."""
+        """One imagined step ``(state, act, temperature=1.0) -> state``; the cell's weights are lent for a rollout."""
         step = self.cell.begin(dtype)
 
         def take(state: State, act: Tensor, temperature: float = 1.0) -> State:

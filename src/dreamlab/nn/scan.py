@@ -79,7 +79,8 @@ class _Lend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:  # type: ignore[override]
-        return None, *ctx.lent.gradients()
+        lent, ctx.lent = ctx.lent, None  # else the two would hold each other, and their weights, for long
+        return None, *lent.gradients()
 
 
 class _Apply(torch.autograd.Function):

@@ -58,7 +58,7 @@ class Driver:
     def _choose(self, policy: Policy, row: Row) -> tuple[np.ndarray, Row]:
         """The policy's answer to the pending rows: actions, and columns beside them."""
         obs = {k: v for k, v in row.items() if k not in FLAGS and k != "rew"}
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), few_threads(self.n):
             act, self.state, columns = policy(
                 to_device(obs, self.device), torch.from_numpy(row["is_first"]).to(self.device), self.state
             )
@@ -173,7 +173,7 @@ def play(
     while alive.any():
         if stop():
             raise Interrupted
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), few_threads(n):
             act, state, _ = policy(to_device({key: v[:k] for key, v in obs.items()}, device), is_first, state)
         is_first = torch.zeros_like(is_first)
         idle[:k] = act.cpu().numpy()
@@ -205,13 +205,14 @@ def _keep(infos: dict[str, np.ndarray], info: Mapping[str, Any], ended: np.ndarr
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def few_threads(envs: int) -> Iterator[None]:
     """Act on one CPU thread: a few rows are too little work to share, and the cores belong to the environments.
 
-    With as many threads as cores, every small operation would wait until the workers let go of a core.
+    With as many threads as cores, every small operation would wait until the workers let go of a core. A single
+    environment waits for its action, and leaves two cores free.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(min(before, 2 if envs == 1 else 1))
     try:
         yield
     finally:

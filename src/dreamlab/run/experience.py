@@ -59,8 +59,10 @@ class Experience:
 
     # -- learning --------------------------------------------------------------------------------------------
 
-    def gather(self, rows: np.ndarray | Tensor, obs: Collection[str] | None = None) -> Batch:
-        """Rows (B, T) by id, -1 for padding, on the device. ``obs``: only these observation keys.
+    def gather(
+        self, rows: np.ndarray | Tensor, obs: Collection[str] | None = None, extras: Collection[str] | None = None
+    ) -> Batch:
+        """Rows (B, T) by id, -1 for padding, on the device. ``obs``, ``extras``: only these keys and columns.
 
         Raises:
             IndexError: a row is not held (any more).
@@ -68,7 +70,7 @@ class Experience:
         ids = np.asarray(rows)
         keys = [k for k in self.obs_space if obs is None or k in obs]
         known = {*self.obs_space, "act", "rew", "is_first", "is_last", "is_terminal"}
-        extras = [k for k in self.replay.columns if k not in known]
+        columns = [k for k in self.replay.columns if k not in known and (extras is None or k in extras)]
         real = torch.from_numpy(ids >= 0).to(self.device)
         act = one_hot(self._take("act", ids), self.act_space) * real[..., None]
         return Batch(
@@ -80,7 +82,7 @@ class Experience:
             is_terminal=self._take("is_terminal", ids),
             mask=real,
             rows=torch.from_numpy(ids),
-            extras={k: self._take(k, ids) for k in extras},
+            extras={k: self._take(k, ids) for k in columns},
         )
 
     def _take(self, name: str, ids: np.ndarray) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from dreamlab.core.protocols import Policy
-from dreamlab.run.driver import check_finite, one_thread, to_device
+from dreamlab.run.driver import check_finite, few_threads, to_device
 from dreamlab.run.readers import PIECE
 from dreamlab.run.recording import Row
 
@@ -89,7 +89,7 @@ def record(
             seen(bool(playing[0]))
             going = playing & ~last[:k]
             if going.any():
-                with torch.no_grad(), one_thread():
+                with torch.no_grad(), few_threads(n):
                     at = to_device({key: v[:k] for key, v in obs.items()}, device)
                     chosen, state, _ = policy(at, is_first, state)
                 act[:k] = chosen.cpu().numpy()

@@ -359,6 +359,7 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         "numpy": [kind, np.asarray(keys, np.int64), place, has_gauss, gauss],
     }
 
@@ -368,5 +369,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.backends.mps.is_available() and state.get("mps") is not None:
+        torch.mps.set_rng_state(state["mps"])
     kind, keys, place, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.astype(np.uint32), place, has_gauss, gauss))
