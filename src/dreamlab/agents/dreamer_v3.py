@@ -311,7 +311,7 @@ def reconstruction_losses(
     said, losses = model.decoder(feat.flatten(0, 1)), {}
     if "image" in said:
         target = convolutions.unit(sight.picture(obs).flatten(0, 1))
-        losses["image"] = (said["image"].sigmoid() - target).square().flatten(1).sum(-1).unflatten(0, shape)
+        losses["image"] = distributions.squared_sigmoid_loss(said["image"], target).unflatten(0, shape)
     if "vector" in said:
         target = distributions.symlog(obs["vector"].float()).flatten(0, 1)
         losses["vector"] = (said["vector"] - target).square().sum(-1).unflatten(0, shape)

@@ -233,6 +233,6 @@ def repeats() -> Tensor:
     return place
 
 
-def unit(image: UInt8[Tensor, "*batch C h w"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*batch C h w"]:
-    """Bytes as numbers in [0, 1]."""
-    return image.to(dtype) / 255
+def unit(image: UInt8[Tensor, "N C h w"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "N C h w"]:
+    """Bytes as fresh numbers in [0, 1], channels last in memory: moving bytes costs a quarter of moving numbers."""
+    return image.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)

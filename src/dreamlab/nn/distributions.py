@@ -42,6 +42,27 @@ def bernoulli_loss(logit: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
 
 
+def squared_sigmoid_loss(logit: Float[Tensor, "N C h w"], target: Float[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
+    """Sum of (sigmoid(logit) - target)^2 over each image, in float32; ``target`` is written over."""
+    return _SquaredSigmoid.apply(logit, target)  # type: ignore[no-any-return]
+
+
+class _SquaredSigmoid(torch.autograd.Function):
+    """Pixels are the most numbers there are: as few passes over them as can be."""
+
+    @staticmethod
+    def forward(ctx: Any, logit: Tensor, target: Tensor) -> Tensor:
+        mean = torch.sigmoid(logit.float())
+        off = target.neg_().add_(mean)
+        ctx.save_for_backward(mean, off)
+        return off.square().sum((1, 2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        mean, off = ctx.saved_tensors
+        return torch.ops.aten.sigmoid_backward(off * (2 * grad).view(-1, 1, 1, 1), mean), None
+
+
 class TwoHot:
     """A number as weights of the two around it, of 255 bins from -4.85e8 to 4.85e8 (arXiv:2301.04104v2).
 

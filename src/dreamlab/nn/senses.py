@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import is_image
+from dreamlab.nn.convolutions import unit
 
 
 class Sight:
@@ -68,7 +69,7 @@ class Encoder(nn.Module):
             parts.append(self.vector((x if self.squash is None else self.squash(x)).to(dtype)))
         if self.image is not None:
             picture = self.sight.picture(obs)
-            x = picture.flatten(0, 1).to(dtype) / 255 - 0.5
+            x = unit(picture.flatten(0, 1), dtype).sub_(0.5)
             parts.append(self.image(x).unflatten(0, picture.shape[:2]))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
