@@ -111,3 +111,13 @@ def test_a_function_is_taken_from_a_script_without_running_it(measure, tmp_path)
     assert peer.compiled(script, "loss", {"SCALE": 3})(2) == 6
     with pytest.raises(peer.UserError, match="no function gain"):
         peer.compiled(script, "gain", {})
+
+
+def test_the_dreamers_benchmark_counts_and_answers():
+    command = [sys.executable, str(BENCHMARKS / "dreamer.py"), "--size", "1m", "--batch", "2", "--length", "4"]
+    command += ["--repeats", "1", "--seconds", "0", "--precision", "fp32", "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = {case["name"]: case for case in json.loads(done.stdout)["cases"]}
+    assert found.keys() == {"gemm", "update", "policy"}
+    assert found["update"]["gflop"] > 0.1

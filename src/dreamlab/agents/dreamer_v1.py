@@ -19,8 +19,10 @@ gradients go straight through, and a head that predicts the discount.
 
 Ours, not the paper's: vectors (concatenated, dense layers with ELU, as DreamerV2 has them); windows of short
 episodes are padded, and what is padded counts nowhere; the last row of an episode is learned from (the authors'
-sampler misses it), but nothing is imagined from where an episode has terminated if the discount is learned;
-windows begin with a zero action, as with a zero state; convolutions fit other image sizes than 64.
+sampler misses it), though rarely where episodes are much longer than windows; nothing is imagined from where an
+episode has terminated if the discount is learned; windows begin with a zero action, as with a zero state; episodes
+are drawn by their length, running ones too; Adam's epsilon is added after the bias correction; convolutions fit
+other image sizes than 64.
 """
 
 from __future__ import annotations
@@ -151,6 +153,8 @@ class Config:
         for name in ("model_lr", "actor_lr", "critic_lr", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.gamma == 0:
+            raise ValueError("gamma must be above 0")
         for name in ("gamma", "trace", "epsilon", "epsilon_final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -172,6 +176,11 @@ def budget(
     steps = run.steps or config.steps
     prefill = min(max(config.prefill, 2 * run.envs), steps)
     rest = steps - prefill
+    if rest < config.train_every:
+        raise UserError(
+            f"{steps} steps are spent before the first round of learning ({prefill} of them at random); type: "
+            f"--steps {prefill + config.train_every} or more, or a smaller --agent.prefill"
+        )
     before = Phase("pretrain", rounds=config.pretrain)
     if recorded is not None:
         return [before, Phase("train", rounds=max(1, rest // config.train_every))]

@@ -24,6 +24,7 @@ episodes shorter than a window are learned from, joined to others, where theirs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -172,6 +173,8 @@ class Config:
         for name in ("every", "model_lr", "actor_lr", "critic_lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.discount == 0:
+            raise ValueError("discount must be above 0")
         for name in ("discount", "trace", "mix", "kl_balance", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -189,6 +192,11 @@ def budget(
         return [Phase("train", rounds=max(1, int(steps / config.every)))]
     prefill = min(max(config.prefill, 2 * run.envs), steps)
     rest = steps - prefill
+    if rest < config.every:
+        raise UserError(
+            f"{steps} steps are spent before the first update ({prefill} of them at random); type: "
+            f"--steps {prefill + math.ceil(config.every)} or more, or a smaller --agent.prefill"
+        )
     phases = [Phase("prefill", env_steps=prefill)]
     if config.pretrain:
         phases.append(Phase("pretrain", rounds=config.pretrain))

@@ -78,7 +78,7 @@ class LaProp(torch.optim.Optimizer):
 
 
 class Adam(torch.optim.Adam):
-    """Adam as DreamerV1 and V2 have it: gradients clipped by their norm all together, and plain weight decay.
+    """Adam as DreamerV2 has it: gradients clipped by their norm all together, and plain weight decay.
 
     ::
 
