@@ -132,6 +132,8 @@ class Config:
     """learning rate of the critic"""
     clip: float = 100.0
     """the norm that all gradients of each of the three are clipped to"""
+    entropy: float = 0.0
+    """weight of the actor's entropy where it acts; the paper has none, and small games lose all chance without it"""
     noise: float = 0.3
     """deviation of a normal that is added to continuous actions while it explores"""
     epsilon: float = 0.4
@@ -159,7 +161,7 @@ class Config:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name in (
-            "vector_layers", "prefill", "pretrain", "free_nats", "kl_scale", "continuation_scale", "noise",
+            "vector_layers", "prefill", "pretrain", "free_nats", "entropy", "kl_scale", "continuation_scale", "noise",
             "epsilon_updates",
         ):  # fmt: skip
             if getattr(self, name) < 0:
@@ -522,8 +524,9 @@ class DreamerV1:
         val = self.critic(dream.feat[:-1].detach().to(self.dtype)).float().squeeze(-1)
         actor = world_model.masked_mean(actor_loss(ret, weight), mask)
         critic = world_model.masked_mean(critic_loss(val, ret, weight), mask)
+        chaos = self.pick.entropy(self.actor(start.feat.to(self.dtype)))
+        actor = actor - self.config.entropy * world_model.masked_mean(chaos, mask)
         with torch.no_grad():
-            chaos = self.pick.entropy(self.actor(start.feat.to(self.dtype)))
             means = {"policy_entropy": chaos, "imagined_return": ret, "imagined_reward": dream.rew, "value": dream.val}
             metrics = {name: world_model.masked_mean(x, mask) for name, x in means.items()}
             metrics["imagined_length"] = world_model.masked_mean(weight.sum(0), mask)
