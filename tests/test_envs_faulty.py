@@ -90,7 +90,7 @@ class Stained(Base):
 
 
 class OddActions(Base):
-    action_space = gymnasium.spaces.MultiBinary(3)
+    action_space = gymnasium.spaces.Text(3)
 
 
 def ours(name: str, **options) -> envs.EnvConfig:
@@ -240,7 +240,7 @@ def test_workers_end_quietly_with_the_main_process(how, tmp_path):
         ("Unseeded", "warning", "the same seed and actions gave another episode (from step 1", "np_random"),
         ("Stained", "warning", "its reset leaves traces", "fresh"),
         ("Base", "warning", "no time limit", "time_limit"),
-        ("OddActions", "error", "MultiBinary", "my_pkg.my_env:make"),
+        ("OddActions", "error", "Text", "my_pkg.my_env:make"),
     ],
 )
 def test_check_finds_faults_and_says_what_to_do(name, severity, what, todo):

@@ -127,7 +127,7 @@ WORLD_MODELS = (
 PLACES = {"env": (), "dream": ("--agent.controller.train-in", "dream")}
 
 
-@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize("place", [pytest.param("env", marks=pytest.mark.slow), "dream"])
 def test_world_models_survives_kills(tmp_path, place):
     assert survives(tmp_path, (*WORLD_MODELS, *PLACES[place]), 2, 0) >= 1
 
