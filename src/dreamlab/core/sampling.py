@@ -78,7 +78,7 @@ class NewestFirst(StreamWindows):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.seen = int(state["seen"])
+        self.seen = int(state.get("seen", 0))  # a run that learned from recordings draws without a queue
 
 
 class EpisodeWindows(Sampler):
