@@ -130,14 +130,22 @@ def evaluate(
         path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
         evals.film(path, frames, f"{opened.spec.agent} · {spec.env.id} · return {outcome.ret[0]:.0f}")
         say(f"film: {path}")
-    error = score["std"] / max(1, len(outcome.ret) - 1) ** 0.5
-    say(
-        f"{score['agent']} on {score['env']}, checkpoint {opened.step}: mean {score['mean']:.1f}, "
-        f"std {score['std']:.1f}, standard error {error:.1f}, {episodes} episodes of {outcome.length.mean():.0f} steps"
-    )
-    if "measures" in score:
-        say(", ".join(f"{name} {value:.1f}" for name, value in score["measures"].items()))
+    for line in told(score, opened.step):
+        say(line)
     return score
+
+
+def told(score: dict[str, Any], step: int) -> list[str]:
+    """A score in a line or two."""
+    count = len(score["returns"])
+    error, length = score["std"] / max(1, count - 1) ** 0.5, sum(score["lengths"]) / count
+    lines = [
+        f"{score['agent']} on {score['env']}, checkpoint {step}: mean {score['mean']:.1f}, "
+        f"std {score['std']:.1f}, standard error {error:.1f}, {count} episodes of {length:.0f} steps"
+    ]
+    if "measures" in score:
+        lines.append(", ".join(f"{name} {value:.1f}" for name, value in score["measures"].items()))
+    return lines
 
 
 def choose_by(opened: Opened, actions: str) -> None:
