@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from dreamlab.core.errors import RunError
-from dreamlab.core.sampling import PAD, EpisodeWindows, Frames, NewestFirst, StreamWindows, WholeEpisodes
+from dreamlab.core.sampling import (
+    PAD,
+    EpisodeWindows,
+    Frames,
+    NewestFirst,
+    Segments,
+    StreamWindows,
+    WholeEpisodes,
+    spread,
+)
 from dreamlab.core.types import Episodes
 
 
@@ -157,3 +166,37 @@ def test_restored_it_goes_on_with_the_windows_that_have_not_come():
     one(index, 5, 4)
     other.load_state_dict(one.state_dict())
     assert [one(index, 5, 4).tolist() for _ in range(4)] == [other(index, 5, 4).tolist() for _ in range(4)]
+
+
+@pytest.mark.parametrize("pad", ["right", "left"])
+def test_segments_take_episodes_alike_and_every_place_in_them(pad):
+    index, n, length = FakeIndex(), 40_000, 4
+    rows = Segments(0)(index, n, length, pad=pad)
+    place = rows[:, 0] if pad == "right" else rows[:, -1]
+    assert (place >= 0).all(), "the place itself is always real"
+    which = episode_of(place, index)
+    assert np.abs(np.bincount(which) / n - 1 / 4).max() < 0.01, "whatever their length"
+    for e in range(4):
+        size = index.table.stop[e] - index.table.start[e] - 1  # its last row is no place to act in
+        at = place[which == e] // 2 - index.table.start[e]
+        assert np.abs(np.bincount(at, minlength=size) / len(at) - 1 / size).max() < 0.02
+    real = rows >= 0
+    times = np.where(real, rows // 2, 0)
+    assert ((np.diff(times, axis=1) == 1) | ~(real[:, 1:] & real[:, :-1])).all(), "one row after the other"
+    padded = ~real if pad == "right" else ~real[:, ::-1]
+    assert (np.diff(padded.astype(int), axis=1) >= 0).all(), "padding lies on one side"
+    assert (
+        which[:, None] == np.where(real, episode_of(np.where(real, rows, place[:, None]), index), which[:, None])
+    ).all()
+
+
+def test_segments_want_an_episode_of_two_rows():
+    table = Episodes(np.array([0]), np.array([5]), np.array([6]), np.zeros(1, bool))
+    with pytest.raises(RunError, match="two rows"):
+        Segments(0)(FakeIndex(table=table), 3, 4)
+
+
+def test_spread_rows_are_held_and_even():
+    rows = spread(FakeIndex(), 5)[:, 0]
+    assert rows.tolist() == [10, 19, 29, 39, 49]
+    assert len(spread(FakeIndex(), 1000)) == 40

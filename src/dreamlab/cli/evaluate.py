@@ -117,6 +117,7 @@ def evaluate(
             seeded=bool(getattr(venv, "seeded", False)),
             precision=opened.spec.run.precision,
             envs=n,
+            own=getattr(opened.agent, "protocol", None),
         )
     finally:
         venv.close()

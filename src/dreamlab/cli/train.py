@@ -177,6 +177,7 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
         seeded=bool(getattr(envs, "seeded", False)),
         precision=spec.run.precision,
         envs=envs.num_envs,
+        own=getattr(trainer.agent, "protocol", None),
     )
     scores = folder / "evaluations"
     scores.mkdir(exist_ok=True)

@@ -118,6 +118,8 @@ class Phase:
     rounds: int = 0
     iteration: int = 1
     """a recipe that goes through the same phases again numbers them"""
+    group: str = ""
+    """its metrics go by this name, so that curves run on through several phases; without it by the phase's own"""
 
     @property
     def key(self) -> str:

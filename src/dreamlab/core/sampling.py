@@ -143,6 +143,34 @@ class WholeEpisodes(Sampler):
         return _window(episodes, pick, size[pick] - length, length, index.streams)
 
 
+class Segments(Sampler):
+    """Windows of an episode, each as likely as any other whatever its length, and as any place in it (IRIS).
+
+    A place is a row that something was done in: all but an episode's last. What lies outside the episode is padding.
+    """
+
+    def __call__(self, index: Index, n: int, length: int, pad: Literal["right", "left"] = "right") -> np.ndarray:
+        """Row ids (n, length): of windows that begin at the place drawn (pad right), or that end there (pad left).
+
+        Raises:
+            RunError: no episode has two rows yet.
+        """
+        episodes = _episodes(index)
+        places = episodes.stop - episodes.start - 1  # (E,)
+        chosen = np.flatnonzero(places > 0)
+        if not len(chosen):
+            raise RunError("no episode has two rows yet: collect more")
+        pick = chosen[self.rng.integers(len(chosen), size=n)]
+        place = self.rng.integers(places[pick])
+        return _window(episodes, pick, place if pad == "right" else place - length + 1, length, index.streams)
+
+
+def spread(index: Index, n: int) -> np.ndarray:
+    """Row ids (n, 1), or fewer, evenly spread over all that are held."""
+    held = (index.stop - index.start) * index.streams
+    return index.start * index.streams + np.unique(np.linspace(0, held - 1, n).astype(np.int64))[:, None]
+
+
 def _window(episodes: Episodes, pick: np.ndarray, first: np.ndarray, length: int, streams: int) -> np.ndarray:
     """Rows first .. first+length of the picked episodes; what lies outside the episode is padding."""
     offset = first[:, None] + np.arange(length)  # (n, length)

@@ -108,11 +108,12 @@ def protocol(
     seeded: bool,
     precision: str,
     envs: int,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What must be equal for two scores to be compared: every effective choice about environment and policy.
 
     ``envs`` episodes are played side by side: a policy that draws draws for them together, so a score is made
-    again exactly only with as many.
+    again exactly only with as many. ``own`` is what the agent itself has to say (``agent.protocol``).
     """
     import gymnasium
 
@@ -127,6 +128,7 @@ def protocol(
         "checkpoint": checkpoint,
         "precision": precision,
         "envs": envs,
+        **(own or {}),
         "gymnasium": gymnasium.__version__,
         "dreamlab": __version__,
         "date": time.strftime("%Y-%m-%d"),

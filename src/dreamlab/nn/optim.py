@@ -125,6 +125,13 @@ def adam(params: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.A
     return torch.optim.Adam(params, lr, eps=eps, fused=all(p.device.type in ("cpu", "cuda") for p in params))
 
 
+def adamw(groups: Iterable[Mapping[str, Any]], lr: float) -> torch.optim.AdamW:
+    """AdamW over groups with a decay of their own, as one kernel where the device has it."""
+    kept = [dict(group, params=list(group["params"])) for group in groups]
+    fused = all(p.device.type in ("cpu", "cuda") for group in kept for p in group["params"])
+    return torch.optim.AdamW(kept, lr, fused=fused)
+
+
 def global_norm(params: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all their gradients together; 0 where there is none."""
     grads = [p.grad for p in params if p.grad is not None]

@@ -1,4 +1,4 @@
-"""Measures and films of a recurrent state-space model: what one wants to see of its learning."""
+"""Measures, pictures and films of a world model: what one wants to see of its learning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dreamlab.core.imagination import imagine, predict_all, tree_map
@@ -18,7 +19,7 @@ from dreamlab.nn.latents import Categorical, Latents
 from dreamlab.nn.world_model import RecurrentModel, masked_mean
 
 if TYPE_CHECKING:
-    from dreamlab.core.protocols import Experience
+    from dreamlab.core.protocols import Experience, WorldModel
     from dreamlab.core.types import Batch, Metrics
 
 ACTIVE = 0.01
@@ -66,16 +67,18 @@ def report(
     reward: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Metrics:
     """An open-loop film, its error, and the values' accuracy against real returns, of transformed rewards if told."""
-    windows = EpisodeWindows(0)
-    rows = windows(experience.index, SHOWN, FILMED)
+    return film(model, experience) | values(model, experience, value, gamma, reward)
+
+
+@torch.no_grad()
+def film(model: WorldModel, experience: Experience) -> dict[str, Tensor]:
+    """``open_loop`` of windows anywhere, where some are long enough."""
+    rows = EpisodeWindows(0)(experience.index, SHOWN, FILMED)
     rows = rows[:, (rows >= 0).any(0)]
-    found: dict[str, Tensor | float] = {}
-    if rows.shape[1] > CONTEXT:
-        found |= open_loop(model, experience.gather(rows))
-    return found | values(model, experience, value, gamma, reward)
+    return open_loop(model, experience.gather(rows)) if rows.shape[1] > CONTEXT else {}
 
 
-def open_loop(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
+def open_loop(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
     """``CONTEXT`` rows seen, the rest imagined with the real actions: truth above, model below, difference beneath.
 
     Returns a film ``open_loop`` uint8 (T, 3, H, W) where there are images, and the squared error of what is imagined.
@@ -115,6 +118,14 @@ def framed(shown: np.ndarray, context: int) -> np.ndarray:
         film[:context, :bar, left : left + w] = SEEING
         film[context:, :bar, left : left + w] = IMAGINING
     return np.ascontiguousarray(film.transpose(0, 3, 1, 2))
+
+
+def grid(image: Float[Tensor, "R N C h w"], gap: int = 1, scale: int = 1) -> UInt8[Tensor, "C H W"]:
+    """Images in rows, a thin white line between them, as bytes."""
+    image = F.pad(image, (gap, 0, gap, 0), value=1.0)  # (R, N, C, h+gap, w+gap)
+    sheet = image.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)  # (C, R*(h+gap), N*(w+gap))
+    sheet = F.pad(sheet, (0, gap, 0, gap), value=1.0)
+    return sheet.clamp(0, 1).mul(255).round().byte().repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 def values(

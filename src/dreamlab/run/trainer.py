@@ -134,7 +134,7 @@ class Trainer:
             self._cut = True  # told once it is done
             return
         self._cut = False
-        self.log.add(phase.name, metrics)
+        self.log.add(phase.group or phase.name, metrics)
         self.progress.learned(phase)
 
     def _collect(self, phase: Phase) -> None:
@@ -149,7 +149,7 @@ class Trainer:
         self._cut = taken < want
         for outcome in ended:
             for ret, length in zip(outcome.ret, outcome.length, strict=True):
-                self.log.add(phase.name, {"ret": float(ret), "length": float(length)})
+                self.log.add(phase.group or phase.name, {"ret": float(ret), "length": float(length)})
 
     def _after(self, phase: Phase) -> None:
         """Clocks, between two units."""
@@ -199,7 +199,7 @@ class Trainer:
 
     def _report(self, phase: Phase) -> None:
         with forked(self.config.seed, "report", self.step):
-            self.log.add(phase.name, self.agent.report(phase.name, self.experience))
+            self.log.add(phase.group or phase.name, self.agent.report(phase.name, self.experience))
         self.log.write(self.step)
 
     def _evaluate(self) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from dreamlab.agents.world_models.memory import Memory, Sequences, one_step
 from dreamlab.agents.world_models.model import Model
 from dreamlab.agents.world_models.vision import active_units, pixel_accuracy, reconstructions, traversal
 from dreamlab.core.protocols import Experience
+from dreamlab.core.sampling import spread
 
 if TYPE_CHECKING:
     from dreamlab.core.types import Metrics
@@ -24,10 +24,8 @@ ROWS = 256
 @torch.no_grad()
 def vision(model: Model, experience: Experience) -> Metrics:
     """Losses at the codes' means without a KL floor, how many dimensions tell images apart, and pictures."""
-    index, sees = experience.index, model.vision
-    held = (index.stop - index.start) * index.streams
-    rows = index.start * index.streams + np.unique(np.linspace(0, held - 1, ROWS).astype(np.int64))
-    x = sees.inputs(experience.gather(rows[:, None], obs=(sees.key,)).obs)
+    sees = model.vision
+    x = sees.inputs(experience.gather(spread(experience.index, ROWS), obs=(sees.key,)).obs)
     mu, logvar = sees.encode(x)
     recon = sees.decode(mu)
     losses = sees.losses(x, recon, mu, logvar, kl_floor=0.0)

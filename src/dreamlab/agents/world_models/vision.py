@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dreamlab.core.errors import UserError
+from dreamlab.nn.reports import grid
 
 if TYPE_CHECKING:
     from dreamlab.core.types import Obs
@@ -256,11 +257,3 @@ def traversal(vision: Seeing, image: Float[Tensor, "N C s s"], count: int = 8) -
     z = mu[0].expand(len(order), len(values), -1).clone()  # (count, 7, D)
     z[torch.arange(len(order)), :, order] = values
     return grid(vision.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]))
-
-
-def grid(image: Float[Tensor, "R N C s s"], gap: int = 1, scale: int = 1) -> UInt8[Tensor, "C h w"]:
-    """Images in rows, a thin white line between them, as bytes."""
-    image = F.pad(image, (gap, 0, gap, 0), value=1.0)  # (R, N, C, s+gap, s+gap)
-    sheet = image.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)  # (C, R*(s+gap), N*(s+gap))
-    sheet = F.pad(sheet, (0, gap, 0, gap), value=1.0)
-    return sheet.clamp(0, 1).mul(255).round().byte().repeat_interleave(scale, 1).repeat_interleave(scale, 2)

@@ -1,0 +1,264 @@
+"""A causal transformer (pre-LayerNorm GPT) whose cache of keys and values is passed in and returned.
+
+::
+
+    x (B, T, D) ─▶ dropout ─▶ [ + attention(norm x), + MLP(norm x) ] x layers ─▶ norm ─▶ (B, T, D)
+
+``forward`` reads whole sequences, ``extend`` goes on from a cache: the same numbers. A cache has a place for every
+position from the start, and tells how many are filled:
+
+    slots     0 1 2 3 4 5 . . . . .       size 6; two more inputs are written to slots 6 and 7,
+              └─ filled ─┘                and see every slot up to their own
+
+Under autocast products are bf16, norms and what is added up float32, and a cache is kept as the products are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int8
+from torch import Tensor, nn
+
+STRIPE = 96
+"""rows of attention's matrix that are computed at once with dropout on a CPU; keys to their right are left out"""
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""query, key, value (B, heads, T, d) -> (B, heads, T, d)"""
+
+
+class Cache(NamedTuple):
+    """Keys and values of N rows, a tensor for each layer: (N, heads, S, d).
+
+    Extending writes into these tensors, behind ``size``: carry on from the newest cache alone, clone one to branch.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    size: Tensor
+    """(N,) int64: slots that are filled"""
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.keys[0].shape[2]
+
+
+class Transformer(nn.Module):
+    """Layers of causal attention and MLP (four times as wide, GELU). Positions are the caller's to add."""
+
+    def __init__(self, layers: int, heads: int, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide width, got {heads} and {width}")
+        self.width, self.heads, self.dropout = width, heads, dropout
+        self.layers = nn.ModuleList([Layer(heads, width, dropout) for _ in range(layers)])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Output t has seen inputs 0 to t. Dropout while training."""
+        p = self.dropout if self.training else 0.0
+        x = drop(x, p)
+        for layer in self.layers:
+            x = layer(x, lambda q, k, v: attention(q, k, v, p))
+        return self.norm(x)
+
+    def cache(self, n: int, slots: int) -> Cache:
+        """An empty cache, in the precision that products have here and now."""
+        weight = self.norm.weight
+        kind = weight.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        shape = (n, self.heads, slots, self.width // self.heads)
+        # zeros: what is masked out is still multiplied by 0
+        keys, values = (
+            tuple(torch.zeros(shape, dtype=dtype, device=weight.device) for _ in self.layers) for _ in range(2)
+        )
+        return Cache(keys, values, torch.zeros(n, dtype=torch.int64, device=weight.device))
+
+    def extend(
+        self, x: Float[Tensor, "N T D"], cache: Cache, at: int | Int[Tensor, " N"] | None = None
+    ) -> tuple[Float[Tensor, "N T D"], Cache]:
+        """Go on from a cache: output t has seen what is in it and inputs 0 to t. For inference: no dropout.
+
+        Args:
+            at: slots that are filled; by default ``cache.size``. A plain number says that all rows have as many,
+                and then only those are read, without a mask; it is the caller's to know. A tensor reads all slots
+                under a mask: the same operations whatever it holds, so that a GPU can capture them.
+
+        Raises:
+            ValueError: more inputs than a plain number leaves slots (a tensor is not looked into).
+        """
+        at = cache.size if at is None else at
+        t = x.shape[1]
+        if isinstance(at, int) and at + t > cache.slots:
+            raise ValueError(f"{t} inputs do not fit behind {at} filled slots of {cache.slots}")
+        if isinstance(at, int):
+            attends: list[Attend] = [_alike(*kv, at) for kv in zip(cache.keys, cache.values, strict=True)]
+        else:
+            where = at[:, None] + torch.arange(t, device=x.device)  # (N, T)
+            seen = torch.arange(cache.slots, device=x.device) <= where[:, None, :, None]  # (N, 1, T, S)
+            attends = [_masked(*kv, where, seen) for kv in zip(cache.keys, cache.values, strict=True)]
+        for layer, attend in zip(self.layers, attends, strict=True):
+            x = layer(x, attend)
+        size = torch.full_like(cache.size, at + t) if isinstance(at, int) else at + t
+        return self.norm(x), cache._replace(size=size)
+
+
+class Layer(nn.Module):
+    """x + attention(norm x), then x + MLP(norm x)."""
+
+    def __init__(self, heads: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "B T D"], attend: Attend) -> Float[Tensor, "B T D"]:
+        p = self.dropout if self.training else 0.0
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, d)
+        y = attend(*qkv.permute(2, 0, 3, 1, 4))  # (B, heads, T, d)
+        x = x + drop(self.project(y.transpose(1, 2).flatten(2)), p)
+        return x + drop(self.down(F.gelu(self.up(self.norm_mlp(x)))), p)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """As GPT: linear and embedding weights N(0, 0.02), biases 0, LayerNorms 1 and 0. For ``nn.Module.apply``."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        module.weight.normal_(0.0, 0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        module.bias.zero_()
+    if isinstance(module, nn.LayerNorm):
+        module.weight.fill_(1.0)
+        module.bias.zero_()
+
+
+# -- attention over a cache ----------------------------------------------------------------------------------
+
+
+def _alike(keys: Tensor, values: Tensor, at: int) -> Attend:
+    """All rows have ``at`` slots filled: the others are not read.
+
+    Two batched products: for one query on a CPU several times faster than the fused kernel, in bf16 above all.
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n, heads, t, d = q.shape
+        keys[:, :, at : at + t], values[:, :, at : at + t] = k, v
+        if not at:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        query = (q * d**-0.5).to(keys.dtype).reshape(n * heads, t, d)
+        score = torch.bmm(keys.flatten(0, 1)[:, : at + t], query.mT).mT  # (N*heads, T, at + T)
+        if t > 1:
+            score = score.contiguous()
+            score[..., at:] += _above_diagonal(t, score)
+        weight = score.softmax(-1).to(values.dtype)
+        return torch.bmm(weight, values.flatten(0, 1)[:, : at + t]).view(q.shape).to(q.dtype)
+
+    return attend
+
+
+def _masked(keys: Tensor, values: Tensor, where: Tensor, seen: Tensor) -> Attend:
+    """Every row writes to its own slots ``where`` (N, T) and sees those that are ``seen`` (N, 1, T, S)."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        slots = where[:, None, :, None].expand_as(k)  # (N, heads, T, d)
+        keys.scatter_(2, slots, k.to(keys.dtype))
+        values.scatter_(2, slots, v.to(values.dtype))
+        return F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=seen).to(q.dtype)
+
+    return attend
+
+
+# -- whole sequences, and dropout ----------------------------------------------------------------------------
+
+
+def attention(
+    q: Float[Tensor, "B H T d"], k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"], p: float = 0.0
+) -> Float[Tensor, "B H T d"]:
+    """Causal attention with dropout p of its weights.
+
+    torch's fused kernel has no dropout on a CPU, where it falls back to plain products: ``_Stripes`` does better.
+    """
+    if not p or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+    share = _dropped_share(p)
+    q, v = q * q.shape[-1] ** -0.5, v * (1 / (1 - share))  # the smaller ones to multiply
+    flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]  # (B*H, T, d)
+    return _Stripes.apply(*flat, share).view(q.shape)  # type: ignore[no-any-return]
+
+
+class _Stripes(torch.autograd.Function):
+    """y = dropped(softmax(q k^T, causal)) v for q, k, v (M, T, d), scaled before; a stripe of rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:  # type: ignore[override]
+        outputs, weights, masks = [], [], []
+        with torch.autocast(q.device.type, enabled=False):
+            for a, b in _stripes(q.shape[1]):
+                score = torch.bmm(q[:, a:b], k[:, :b].mT)  # (M, b - a, b)
+                score[..., a:] += _above_diagonal(b - a, score)
+                weight = score.softmax(-1)
+                mask = kept(weight.shape, share)
+                outputs.append(torch.bmm(weight * mask, v[:, :b]))
+                weights.append(weight)
+                masks.append(mask)
+        ctx.save_for_backward(q, k, v, *weights, *masks)
+        return torch.cat(outputs, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, *saved = ctx.saved_tensors
+        stripes = _stripes(q.shape[1])
+        to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        with torch.autocast(q.device.type, enabled=False):
+            for (a, b), weight, mask in zip(stripes, saved[: len(stripes)], saved[len(stripes) :], strict=True):
+                here = grad[:, a:b]
+                to_v[:, :b] += torch.bmm((weight * mask).mT, here)
+                to_weight = torch.bmm(here, v[:, :b].mT).mul_(mask)
+                to_score = torch.ops.aten._softmax_backward_data(to_weight, weight, -1, weight.dtype)
+                to_q[:, a:b] = torch.bmm(to_score, k[:, :b])
+                to_k[:, :b] += torch.bmm(to_score.mT, q[:, a:b])
+        return to_q, to_k, to_v, None
+
+
+def _stripes(t: int) -> Sequence[tuple[int, int]]:
+    return [(a, min(a + STRIPE, t)) for a in range(0, t, STRIPE)]
+
+
+def _above_diagonal(t: int, like: Tensor) -> Tensor:
+    """(T, T): -inf where the key comes after the query, 0 elsewhere."""
+    return torch.full((t, t), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
+
+
+def drop(x: Tensor, p: float) -> Tensor:
+    """Dropout: zero with probability p, else 1 / (1 - p) times as much."""
+    if not p:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    share = _dropped_share(p)
+    return x * kept(x.shape, share) * (1 / (1 - share))
+
+
+def kept(shape: Sequence[int], share: float) -> Int8[Tensor, "..."]:
+    """0 with probability ``share`` (a multiple of 2^-16), else 1; on the CPU, from torch's global generator.
+
+    torch's own draws a number for each element; here one draw of 64 bits decides four: several times faster, and
+    small integers multiply faster than a bool masks.
+    """
+    n = math.prod(shape)
+    bits = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    ones = torch.empty(n, dtype=torch.int8)
+    return torch.ge(bits.view(torch.int16)[:n], round(share * 2**16) - 2**15, out=ones).view(*shape)
+
+
+def _dropped_share(p: float) -> float:
+    """p, as sixteen bits can draw it."""
+    return round(p * 2**16) / 2**16
