@@ -20,7 +20,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -168,49 +168,63 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str, peer
 
 
 @contextmanager
-def peer(name: str, python: str, chosen: argparse.Namespace, precision: str) -> Iterator[list[Case]]:
-    """A peer's update and policy step, in a process of its own that waits for its turns."""
+def talk(name: str, python: str, arguments: Sequence[str]) -> Iterator[tuple[dict[str, Any], Callable[[str, int], None]]]:
+    """A peer in a process of its own: what it said it had built, and how it is asked for a case and how many of it."""
     script = Path(__file__).with_name(f"peer_{name}.py")
     if not script.exists() or not Path(python).exists():
         raise UserError(
             f"--peer {name}={python}: no {script.name} or no such Python; each peer_*.py says how to make it"
         )
-    command = [
-        *(python, str(script), "--size", chosen.size, "--batch", str(chosen.batch), "--length", str(chosen.length)),
-        *("--precision", precision, "--threads", str(chosen.threads)),
-    ]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **TUNED}
+        [python, str(script), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **TUNED},
     )
     assert process.stdin is not None
     assert process.stdout is not None
     about = process.stdout.readline()
     if not about:
         raise UserError(f"--peer {name}: {script.name} ended before it said what it had built")
-    said = json.loads(about)
 
-    def ask(what: str) -> Done:
-        count = ACTS if what == "policy" else 1
+    def ask(what: str, count: int) -> None:
         process.stdin.write(f"{what} {count}\n")  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
-        answer = process.stdout.readline()  # type: ignore[union-attr]
-        if not answer:
-            raise UserError(f"--peer {name}: it ended in the middle of a {what}")
-        return Done(count, count if what == "policy" else chosen.batch * chosen.length)
+        if not process.stdout.readline():  # type: ignore[union-attr]
+            raise UserError(f"--peer {name}: it ended in the middle of: {what}")
 
-    for _ in range(2):  # a fresh process takes a few until its memory has settled
-        ask("update")
-    text = f"{name} {said.get('version', '')}, {said.get('parameters', 0):,} parameters"
     try:
-        yield [
-            Case(f"{name}_update", precision, f"update, {text}", "updates", "rows", partial(ask, "update")),
-            Case(
-                f"{name}_policy", precision, f"one environment acts, {name}", "steps", "steps", partial(ask, "policy")
-            ),
-        ]
+        yield json.loads(about), ask
     finally:
         process.stdin.close()
         process.wait(30)
+
+
+@contextmanager
+def peer(name: str, python: str, chosen: argparse.Namespace, precision: str) -> Iterator[list[Case]]:
+    """A peer's update and policy step, in a process of its own that waits for its turns."""
+    arguments = [
+        *("--size", chosen.size, "--batch", str(chosen.batch), "--length", str(chosen.length)),
+        *("--precision", precision, "--threads", str(chosen.threads)),
+    ]
+    with talk(name, python, arguments) as (said, ask):
+
+        def update() -> Done:
+            ask("update", 1)
+            return Done(1, chosen.batch * chosen.length)
+
+        def act() -> Done:
+            ask("policy", ACTS)
+            return Done(ACTS, ACTS)
+
+        for _ in range(2):  # a fresh process takes a few until its memory has settled
+            update()
+        text = f"{name} {said.get('version', '')}, {said.get('parameters', 0):,} parameters"
+        yield [
+            Case(f"{name}_update", precision, f"update, {text}", "updates", "rows", update),
+            Case(f"{name}_policy", precision, f"one environment acts, {name}", "steps", "steps", act),
+        ]
 
 
 # ---- the program

@@ -1,4 +1,4 @@
-"""How dreamer.py talks to a peer in an environment of its own: lines of JSON out, one request a line in.
+"""How dreamer.py and iris.py talk to a peer in an environment of its own: lines of JSON out, one request a line in.
 
 The first line out says what was built. ``NAME COUNT`` in does that case so often and is answered by a line with the
 seconds that it took. The end of the input ends the process. Only the standard library and torch are imported.
@@ -28,10 +28,16 @@ def options(about: str | None, sizes: Collection[str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def serve(peer: str, version: str, chosen: argparse.Namespace, build: Callable[[argparse.Namespace], Any]) -> None:
+def serve(
+    peer: str,
+    version: str,
+    chosen: argparse.Namespace,
+    build: Callable[[argparse.Namespace], Any],
+    names: Collection[str] = ("update", "policy"),
+) -> None:
     """Say what was built, then do what each line of input asks for until there is no more.
 
-    ``build`` gives an object with ``parameters`` and the cases ``update`` and ``policy``: count -> rows learned from.
+    ``build`` gives an object with ``parameters`` and the cases ``names``: count -> rows that these held.
     """
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
     torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
@@ -48,8 +54,8 @@ def serve(peer: str, version: str, chosen: argparse.Namespace, build: Callable[[
     print(json.dumps(about), file=answers, flush=True)
     for line in sys.stdin:
         name, count = line.split()
-        if name not in ("update", "policy"):
-            sys.exit(f"no case {name!r}: there are update and policy")
+        if name not in names:
+            sys.exit(f"no case {name!r}: there are {', '.join(names)}")
         began = time.perf_counter()
         rows = getattr(cases, name)(int(count))
         answer = {"case": name, "units": int(count), "rows": rows, "seconds": time.perf_counter() - began}

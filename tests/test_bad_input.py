@@ -181,6 +181,17 @@ def test_a_folder_of_another_agent_env_or_setting(go: Go, run: Path):
     assert "this run is finished" in go(*TOY, *SHORT, *QUICK, "--logs", "console", "--run", run, "--env.timeout", "9")
 
 
+def test_a_run_from_before_a_setting_existed_goes_on(go: Go, run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither its config.yaml nor its checkpoints know the setting: it had the default."""
+    old = yaml.safe_load((run / "config.yaml").read_text())
+    del old["run"]["keep"], old["env"]["timeout"]
+    (run / "config.yaml").write_text(yaml.safe_dump(old))
+    monkeypatch.setattr(checkpoint.Checkpoints, "settings", lambda self: (self.steps()[-1], old))
+    assert "this run is finished" in go(*TOY, *SHORT, *QUICK, "--logs", "console", "--run", run)
+    old["run"]["keep"] = 7
+    assert "run.keep: 7 there, 2 now" in go(*TOY, *SHORT, *QUICK, "--run", run, code=2)
+
+
 def edit(run: Path, group: str, key: str, value: object) -> None:
     data = yaml.safe_load((run / "config.yaml").read_text())
     data[group][key] = value

@@ -15,7 +15,7 @@ from PIL import Image
 from dreamlab import envs
 from dreamlab.core.errors import UserError
 from dreamlab.core.seeds import derive
-from dreamlab.envs import atari
+from dreamlab.envs import atari, build
 
 ale_py = pytest.importorskip("ale_py")
 
@@ -86,6 +86,109 @@ def test_a_frame_is_what_the_emulator_shows():
         total += rew[0]
     vec.close()
     assert total > 0
+
+
+IRIS = {
+    "sticky": 0.0,
+    "noops": (1, 30),
+    "eval_noops": (1, 1),
+    "life_loss": "end",
+    "train_limit": 5000,
+    "limit_counts": "frames",
+    "resize_first": True,
+}
+
+
+def console(rom: str):
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.loadROM(ale_py.roms.get_rom_path(rom))
+    ale.reset_game()
+    return ale
+
+
+def serve(t: int) -> int:
+    """Breakout's player who now and then serves the ball (1), and loses it."""
+    return int(t % 12 == 0)
+
+
+def iris_game(noops: int, limit: int):
+    """Brute force, frame by frame: rows (image, pooled before it is resized, rew, ended, frames played) of one game."""
+    ale = console("breakout")
+    played, t, lost = noops, 0, False
+    for _ in range(noops):
+        ale.act(0)
+    small = [np.asarray(Image.fromarray(ale.getScreenRGB()).resize((64, 64), 2))]
+    yield small[0], small[0], 0.0, False, played
+    while not ale.game_over() and played < limit:
+        act, lives, rew, screens = 0 if lost else serve(t), ale.lives(), 0.0, []
+        while len(screens) < 4 and not ale.game_over() and played < limit:
+            rew += ale.act(ale.getMinimalActionSet()[act])
+            screens.append(ale.getScreenRGB())
+            played += 1
+        small = [np.asarray(Image.fromarray(screen).resize((64, 64), 2)) for screen in screens[-2:]]
+        pooled = np.asarray(Image.fromarray(np.max(screens[-2:], 0)).resize((64, 64), 2))
+        if lost:
+            rew, lost = 0.0, False  # the step without action, whose picture begins the next episode
+        else:
+            lost = 0 < ale.lives() < lives
+        t += 1
+        yield np.max(small, 0), pooled, rew, lost or ale.game_over() or played >= limit, played
+
+
+@pytest.mark.parametrize(("noops", "limit"), [(3, 75), (2, 75), (30, 75), (1, 5000)])
+def test_the_game_of_iris_frame_by_frame(noops, limit):
+    """Each frame resized and then pooled; no-ops and lost lives count towards the limit, which may cut a step short."""
+    env = build.one(config("BreakoutNoFrameskip-v4", **{**IRIS, "noops": (noops, noops), "train_limit": limit}))
+    want = list(iris_game(noops, 4 * limit))
+    obs, _ = env.reset(seed=1)
+    ended, ends, rew = False, 0, 0.0
+    for t, (image, _, earned, end, played) in enumerate(want):
+        if t and ended:
+            obs, ended, rew = env.reset()[0], False, 0.0
+        elif t:
+            obs, rew, terminated, truncated, _ = env.step(serve(t - 1))
+            ended = terminated or truncated
+            assert truncated == (played == 4 * limit)
+        assert (rew, ended) == (earned, end), t
+        assert np.array_equal(obs["image"], image.transpose(2, 0, 1)), t
+        assert env.unwrapped._ale.getEpisodeFrameNumber() == played
+        ends += end
+    assert ended
+    assert (played == 4 * limit) == (limit == 75)
+    assert ends == 5 if limit == 5000 else ends >= 3
+    assert any((image != pooled).any() for image, pooled, *_ in want)
+    env.reset()
+    assert env.unwrapped._ale.getEpisodeFrameNumber() == noops
+
+
+def test_a_game_whose_frames_are_used_up_is_not_gone_on_with():
+    """Its last life but one is lost a frame before the limit: the step without action has no room."""
+    lost = next(played for *_, end, played in iris_game(3, 20_000) if end)
+    env = build.one(config("BreakoutNoFrameskip-v4", **{**IRIS, "noops": (3, 3), "train_limit": (lost + 1) // 4}))
+    env.reset(seed=1)
+    t = 0
+    while not env.step(serve(t))[2]:
+        t += 1
+    assert env.unwrapped._ale.getEpisodeFrameNumber() == lost
+    env.reset()
+    assert env.unwrapped._ale.getEpisodeFrameNumber() == 3
+
+
+def test_games_that_are_scored_have_starts_of_their_own():
+    made = config("ALE/Pong-v5", **IRIS)
+    scored = envs.evaluation(made)
+    starts = []
+    for settings in (made, scored):
+        env = build.one(settings)
+        for seed in range(5):
+            env.reset(seed=seed)
+            starts.append(env.unwrapped._ale.getEpisodeFrameNumber())
+    assert len(set(starts[:5])) > 2
+    assert all(1 <= frames <= 30 for frames in starts[:5])
+    assert starts[5:] == [1] * 5
+    assert envs.evaluation(scored) == scored
+    assert (made.limit * made.repeat, scored.limit * scored.repeat) == (20_000, 108_000)
 
 
 @pytest.mark.parametrize("engine", ["gymnasium", "ale"])
@@ -166,12 +269,22 @@ def test_scores_are_taken_over_whole_games_and_raw_rewards():
     assert envs.evaluation(catch) is catch
 
 
-def test_training_ends_lives_and_its_evaluations_do_not(tmp_path):
+@pytest.mark.parametrize("iris", [False, True])
+def test_training_ends_lives_and_its_evaluations_do_not(tmp_path, iris):
+    """And the score says under which settings it was taken."""
     line = ["train", "random", "--env", "ALE/Breakout-v5", "--env.life-loss", "end", "--env.time-limit", "40"]
+    if iris:
+        line += ["--env.noops", "9", "30", "--env.eval-noops", "5", "5"]
+        line += ["--env.limit-counts", "frames", "--env.resize-first"]
     assert main([*line, "--steps", "9", "--eval-episodes", "1", "--threads", "1", "--run", str(tmp_path)]) == 0
     assert main(["evaluate", str(tmp_path), "--episodes", "1"]) == 0
     scores = [json.loads(path.read_text()) for path in (tmp_path / "evaluations").iterdir()]
-    assert [(s["protocol"]["env"]["life_loss"], s["lengths"]) for s in scores] == [("ignore", [40])] * 2
+    asked = [s["protocol"]["env"] for s in scores]
+    assert [(env["life_loss"], s["lengths"]) for env, s in zip(asked, scores, strict=True)] == [
+        ("ignore", [39 if iris else 40])  # 160 frames, of which 5 had no action
+    ] * 2
+    wanted = ([5, 5], "frames", True) if iris else ([0, 30], "steps", False)
+    assert [(env["noops"], env["limit_counts"], env["resize_first"]) for env in asked] == [wanted] * 2
 
 
 def test_ids_are_claimed_as_ale_registers_them():
@@ -201,6 +314,12 @@ def test_frames_for_films_are_whole_screens():
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"no no-op starts .* and no vector observations; type: engine gymnasium"):
         envs.make(config(engine="ale", noops=(1, 30), obs="vector"), 1, 0)
+    with pytest.raises(UserError, match=r"no no-op starts .* and no frames resized .* and no limits that count frames"):
+        envs.make(config(engine="ale", eval_noops=(1, 1), resize_first=True, limit_counts="frames"), 1, 0)
+    with pytest.raises(ValueError, match="eval_noops must be from low to high"):
+        config(eval_noops=(2, 1))
+    with pytest.raises(ValueError, match="crop must be none"):
+        config(resize_first=True, crop=(20, 200, 0, 160))
     with pytest.raises(ValueError, match="fresh"):
         config(life_loss="end", fresh=True)
     monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))

@@ -43,7 +43,7 @@ def goes_on(spec: Spec, folder: Path) -> bool:
             f"{folder} holds checkpoints of an unknown run (no config.yaml); name another folder with --run"
         )
     free = may_change(spec.agent)
-    changed = [change for change in differences(old, new) if change[0] not in free]
+    changed = [change for change in differences(_whole(old, path), new) if change[0] not in free]
     if changed:
         raise UserError(
             f"{folder} holds another run:\n{table(changed, 'there', 'now')}\n"
@@ -82,6 +82,14 @@ def may_change(agent: str) -> set[str]:
 def table(changes: list[Change], then: str, now: str) -> str:
     """One line a change."""
     return "\n".join(f"  {path}: {was!r} {then}, {is_now!r} {now}" for path, was, is_now in changes)
+
+
+def _whole(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Settings with those that have come since they were written, at their defaults; as they are if they do not fit."""
+    try:
+        return options.to_dict(options.from_dict(settings, str(path)))
+    except UserError:
+        return settings
 
 
 def _readable(path: Path, mended_by_deleting: bool) -> dict[str, Any]:

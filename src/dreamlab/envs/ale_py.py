@@ -2,6 +2,7 @@
 
 ALE's vector engine sets the form of an agent step, and ``Game`` follows it: frames are pooled before anything else,
 and where a game is over within a step, its last picture is the one before (as in Gymnasium's AtariPreprocessing).
+``Game`` alone can also resize frames before it pools them, and count frames instead of steps.
 The engine hands out whole frames, so that both resize them by the same ``picture``; and lives, rewards and limits
 are seen to here. Single rows are reset with seeds, so the engine follows ``SeededReset`` as workers do.
 """
@@ -26,7 +27,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dreamlab.core.errors import UserError
-from dreamlab.core.pictures import picture
+from dreamlab.core.pictures import picture, pictures
 from dreamlab.core.seeds import derive
 from dreamlab.envs import atari
 from dreamlab.envs.workers import split
@@ -39,7 +40,7 @@ NO_LIMIT = 1 << 30
 
 
 class Game(gymnasium.Env):
-    """One game: frames (H, W, 3) uint8, an action for ``config.repeat`` frames at a time.
+    """One game: frames (H, W, 3) uint8, or (h, w, 3) resized, an action for ``config.repeat`` frames at a time.
 
     Where a lost life ends an episode, that step's info says ``goes_on``, and a reset without a seed goes on in the
     same game after one step without action.
@@ -55,19 +56,21 @@ class Game(gymnasium.Env):
         self._rom, self._ale = _rom_of(config), _interface(config)
         full = config.action_set == "full"
         self._actions = self._ale.getLegalActionSet() if full else self._ale.getMinimalActionSet()
-        shape = (*self._ale.getScreenDims(), 3)
+        shape = (*(config.size if config.resize_first else self._ale.getScreenDims()), 3)
         self._frames = np.zeros((2, *shape), np.uint8)  # what an agent step shows, and the frame before it
         self.action_space = spaces.Discrete(len(self._actions))
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)  # type: ignore[arg-type]
         self._rng: np.random.RandomState | None = None
         self._steps, self._lives, self._goes_on = 0, 0, False
+        self._played = 0  # frames of the running game
+        self._frame_limit = config.limit * config.repeat if config.limit_counts == "frames" else NO_LIMIT
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start a game; see the class for what a reset without a seed may do."""
         super().reset(seed=seed)
         over = True
         if seed is None and self._goes_on:
-            _, over = self._act(0)
+            over = self._act(0)[1] or self._played >= self._frame_limit
         elif seed is not None or self._rng is None:
             self._seed(int(self.np_random.integers(2**31)) if seed is None else seed % 2**31)
         if over:
@@ -76,9 +79,10 @@ class Game(gymnasium.Env):
         return self._frames[0].copy(), {"lives": self._lives}
 
     def step(self, act: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Hold an action for ``repeat`` frames."""
+        """Hold an action for ``repeat`` frames, or until the game is over or its frames are used up."""
         rew, over = self._act(int(act))
-        lives, limit = self._ale.lives(), self._steps >= self._config.limit
+        lives = self._ale.lives()
+        limit = self._steps >= self._config.limit or self._played >= self._frame_limit
         lost = self._config.life_loss == "end" and 0 < lives < self._lives
         self._lives, self._goes_on = lives, bool(lost and not over and not limit)
         if self._config.rewards == "sign":
@@ -97,31 +101,51 @@ class Game(gymnasium.Env):
 
     def _start(self) -> None:
         assert self._rng is not None
-        self._ale.reset_game()
+        self._reset_game()
         low, high = self._config.noops
         waits = low + _draw(self._rng, high - low + 1)
         if self._config.fire and ale_py.Action.FIRE in self._actions:
-            self._ale.act(ale_py.Action.FIRE)
+            self._frame(ale_py.Action.FIRE)
             waits -= 1
         for _ in range(waits):
-            self._ale.act(ale_py.Action.NOOP)
+            self._frame(ale_py.Action.NOOP)
             if self._ale.game_over():
-                self._ale.reset_game()
-        self._frames[0], self._frames[1] = self._ale.getScreenRGB(), 0
+                self._reset_game()
+        screen = self._ale.getScreenRGB()
+        self._frames[0], self._frames[1] = self._resized([screen]) if self._config.resize_first else screen, 0
         self._steps = 0
+
+    def _reset_game(self) -> None:
+        self._ale.reset_game()
+        self._played = 0
+
+    def _frame(self, action: ale_py.Action) -> float:
+        """One frame of the game; its reward."""
+        self._played += 1
+        return self._ale.act(action)
 
     def _act(self, act: int) -> tuple[float, bool]:
         """Reward and whether the game is over."""
         rew, self._steps = 0.0, self._steps + 1
+        seen: list[np.ndarray] = []  # this step's last two frames
         for left in reversed(range(self._config.repeat)):  # frames still to come
-            rew += self._ale.act(self._actions[act])
-            if self._ale.game_over():
-                break
-            if left < 2:
+            rew += self._frame(self._actions[act])
+            over = self._ale.game_over()
+            if self._config.resize_first:
+                seen = [*seen[-1:], self._ale.getScreenRGB()]
+            elif left < 2 and not over:
                 self._frames[left] = self._ale.getScreenRGB()
-        if self._config.pool:
+            if over or self._played >= self._frame_limit:
+                break
+        if self._config.resize_first:
+            self._frames[0] = self._resized(seen if self._config.pool else seen[-1:])
+        elif self._config.pool:
             np.maximum(self._frames[0], self._frames[1], out=self._frames[0])
         return rew, self._ale.game_over()
+
+    def _resized(self, frames: list[np.ndarray]) -> np.ndarray:
+        """Frames (H, W, 3) each resized, then the brighter of them, pixel by pixel: (h, w, 3)."""
+        return pictures(np.stack(frames), self._config.size, layout="last").max(0).transpose(1, 2, 0)
 
 
 class Games(VectorEnv):

@@ -7,15 +7,19 @@ same seeds. Whatever differs between papers is a setting here (steps are agent s
 setting            default         DreamerV2, V3  IRIS, in training       IRIS, when scored
 =================  ==============  =============  ======================  =======================
 ``sticky``         0.25 (v5)       0.25           0 (NoFrameskip-v4)      0
-``noops``          0 30            0 29           1 30                    1 30 (paper: 1 1)
+``noops``          0 30            0 29           1 30                    1 1 (``eval_noops``)
 ``life_loss``      ignore          ignore         end                     ignore (``evaluation``)
 ``train_limit``    none            none           5000                    none (``evaluation``)
+``limit_counts``   steps           steps          frames                  frames
+``resize_first``   off             off            on                      on
 ``rewards``        raw             raw            raw                     raw (``evaluation``)
 ``action_set``     minimal         minimal, full  minimal                 minimal
 =================  ==============  =============  ======================  =======================
 
-The picture is the brighter of the last two frames, pixel by pixel, then resized by Pillow (IRIS's own code resizes
-first; and it takes its time limit for a true end, which here is a truncation).
+The picture is the brighter of the last two frames, pixel by pixel, resized by Pillow: afterwards, or before with
+``resize_first``. A time limit truncates (IRIS's agent takes that for a true end). Two slips of IRIS's own code are left
+out: where a step is cut short it shows frames of the step before, and where the step without action after a lost life
+ends the game, it plays one step more in it.
 """
 
 from __future__ import annotations
@@ -72,6 +76,10 @@ class Config(EnvConfig):
     """show the maximum of an agent step's last two frames: many games draw half of their things in every other one"""
     noops: tuple[int, int] = (0, 30)
     """frames without action at the start of a game: at random, from this many to that many"""
+    eval_noops: tuple[int, int] | None = None
+    """the same for games that are scored; none is as in training"""
+    resize_first: bool = False
+    """resize frames before they are pooled, not after; of a step that is cut short, its own last frames are shown"""
     fire: bool = False
     """press FIRE at the start of a game, where there is such a button"""
     life_loss: Literal["ignore", "end"] = "ignore"
@@ -85,6 +93,9 @@ class Config(EnvConfig):
     """agent steps after which a game is truncated; none is 108,000 frames"""
     train_limit: int | None = None
     """agent steps after which a game is truncated while learning, if that is earlier; scores are taken without"""
+    limit_counts: Literal["steps", "frames"] = "steps"
+    """what both limits count. frames: repeat times as many frames, and those of noops are among them, so that a game's
+    last step may be shorter"""
     engine: Literal["auto", "gymnasium", "ale"] = "auto"
     """who steps the games: gymnasium, one a worker process; ale, ALE's own threads; auto takes those where it can"""
 
@@ -96,8 +107,11 @@ class Config(EnvConfig):
             object.__setattr__(self, "time_limit", FRAMES // self.repeat)
         if not 0 <= self.sticky <= 1:  # type: ignore[operator]
             raise ValueError(f"sticky must be in [0, 1], got {self.sticky}")
-        if not 0 <= self.noops[0] <= self.noops[1]:
-            raise ValueError(f"noops must be from low to high, none negative, got {self.noops}")
+        for name, noops in (("noops", self.noops), ("eval_noops", self.eval_noops)):
+            if noops is not None and not 0 <= noops[0] <= noops[1]:
+                raise ValueError(f"{name} must be from low to high, none negative, got {noops}")
+        if self.resize_first and self.crop is not None:
+            raise ValueError("resize_first resizes whole frames: crop must be none")
         if self.fresh and self.life_loss == "end":
             raise ValueError("life_loss end goes on in the same game, so it cannot be fresh in each episode")
         if self.train_limit is not None and self.train_limit < 1:
@@ -174,7 +188,9 @@ def make_vec(config: EnvConfig, n: int, seed: int) -> VectorEnv | None:
     wants = [
         name
         for name, wanted in (
-            ("no-op starts from another number than 0", config.noops[0] > 0),
+            ("no-op starts from another number than 0", max(config.noops[0], (config.eval_noops or (0,))[0]) > 0),
+            ("frames resized before they are pooled", config.resize_first),
+            ("limits that count frames", config.limit_counts == "frames"),
             ("vector observations", config.obs == "vector"),
             ("game built anew for each episode", config.fresh),
         )
@@ -190,8 +206,9 @@ def make_vec(config: EnvConfig, n: int, seed: int) -> VectorEnv | None:
 
 
 def evaluation(config: EnvConfig) -> EnvConfig:
-    """The settings under which scores are taken: whole games, raw rewards."""
-    return replace(_own(config), life_loss="ignore", rewards="raw", train_limit=None)
+    """The settings under which scores are taken: whole games, raw rewards, starts of their own where there are such."""
+    noops = _own(config).eval_noops or _own(config).noops
+    return replace(_own(config), life_loss="ignore", rewards="raw", train_limit=None, noops=noops, eval_noops=None)
 
 
 def _own(config: EnvConfig) -> Config:
