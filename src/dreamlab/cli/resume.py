@@ -64,7 +64,7 @@ def refuse_edited(
         UserError: lists what to put back.
     """
     free = may_change(str(then.get("agent")))
-    changed = [c for c in differences(then, now) if c[0] not in free and c[0].partition(".")[0] in only]
+    changed = [c for c in differences(_whole(then, path), _whole(now, path)) if c[0] not in free and c[0].partition(".")[0] in only]
     if changed:
         raise UserError(
             f"{path} was edited after checkpoint {step} was made with it:\n"
@@ -84,7 +84,7 @@ def table(changes: list[Change], then: str, now: str) -> str:
     return "\n".join(f"  {path}: {was!r} {then}, {is_now!r} {now}" for path, was, is_now in changes)
 
 
-def _whole(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+def _whole(settings: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Settings with those that have come since they were written, at their defaults; as they are if they do not fit."""
     try:
         return options.to_dict(options.from_dict(settings, str(path)))

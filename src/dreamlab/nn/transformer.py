@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 STRIPE = 96
@@ -247,8 +247,8 @@ def drop(x: Tensor, p: float) -> Tensor:
     return x * kept(x.shape, share) * (1 / (1 - share))
 
 
-def kept(shape: Sequence[int], share: float) -> Int8[Tensor, "..."]:
-    """0 with probability ``share`` (a multiple of 2^-16), else 1; on the CPU, from torch's global generator.
+def kept(shape: Sequence[int], share: float) -> Tensor:
+    """int8: 0 with probability ``share`` (a multiple of 2^-16), else 1; on the CPU, from torch's global generator.
 
     torch's own draws a number for each element; here one draw of 64 bits decides four: several times faster, and
     small integers multiply faster than a bool masks.

@@ -16,6 +16,7 @@ the last frames and needs no picture at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -186,7 +187,7 @@ def build(
     shape: tuple[int, int, int], tokens: int, vocabulary: int, actions: int, config: ActorCriticConfig
 ) -> Lstm | Attention:
     """The actor-critic that the settings name."""
-    makers = {
+    makers: dict[str, Callable[[], Lstm | Attention]] = {
         "lstm": lambda: Lstm(shape, actions, config),
         "transformer": lambda: Attention(tokens, vocabulary, actions, config),
     }

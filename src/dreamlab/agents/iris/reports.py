@@ -65,5 +65,5 @@ def values(agent: Iris, experience: Experience) -> dict[str, Any]:
         pairs.append((said.val[0], reports.discounted(batch.rew[0, 1:].sign(), gamma)))
     if not pairs:
         return {}
-    said, came = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return {"value_mae": (said - came).abs().mean(), "value_bias": (said - came).mean(), "real_return": came.mean()}
+    val, came = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return {"value_mae": (val - came).abs().mean(), "value_bias": (val - came).mean(), "real_return": came.mean()}

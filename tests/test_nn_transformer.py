@@ -1,0 +1,194 @@
+"""The transformer: what sees what, that a cache changes nothing, and that dropout is dropout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamlab.core.imagination import pick, tree_map
+from dreamlab.nn import transformer
+from dreamlab.nn.transformer import Cache, Transformer, attention, drop, initialise, kept
+
+WIDTH, SLOTS = 16, 12
+
+
+def small(dropout: float = 0.0) -> Transformer:
+    torch.manual_seed(0)
+    net = Transformer(2, 2, WIDTH, dropout)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn_like(p))  # so that attention is not even
+    return net.eval()
+
+
+def inputs(n: int = 3, t: int = SLOTS) -> Tensor:
+    return torch.randn(n, t, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def filled(net: Transformer, x: Tensor) -> Cache:
+    return net.extend(x, net.cache(len(x), SLOTS), 0)[1]
+
+
+def as_rows(cache: Cache) -> Tensor:
+    """Filled or not: the slots of the first layer's keys."""
+    return cache.keys[0]
+
+
+def test_a_layers_parameters_are_those_of_gpt():
+    with torch.device("meta"):
+        net = Transformer(10, 4, 256, 0.1)
+    assert sum(p.numel() for p in net.layers[0].parameters()) == 789_760
+    assert sum(p.numel() for p in net.parameters()) == 7_898_112
+
+
+def test_width_must_be_whole_heads():
+    with pytest.raises(ValueError, match="heads must divide width, got 3 and 16"):
+        Transformer(1, 3, 16)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("j", [0, 5, 11])
+def test_an_input_changes_nothing_before_it_and_all_after_it(j: int):
+    net, x = small(), inputs()
+    before = net(x)
+    x[:, j] += 1
+    changed = (net(x) - before).abs().amax((0, 2))  # (T,)
+    assert (changed[:j] == 0).all()
+    assert (changed[j:] > 1e-4).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 2, 3, 1]])
+def test_with_a_cache_it_says_the_same(pieces: list[int]):
+    net, x = small(), inputs()
+    whole = net(x)
+    for plain in (True, False):
+        cache, done, outputs = net.cache(3, SLOTS), 0, []
+        for piece in x.split(pieces, 1):
+            out, cache = net.extend(piece, cache, done if plain else None)
+            done += piece.shape[1]
+            outputs.append(out)
+            assert cache.size.tolist() == [done] * 3
+        torch.testing.assert_close(torch.cat(outputs, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_of_different_sizes_are_each_like_a_row_alone():
+    net, x = small(), inputs(2)
+    long, short = filled(net, x[:, :7]), filled(net, x[:, :3])
+    mixed = pick(torch.tensor([True, False]), long, short)
+    assert mixed.size.tolist() == [7, 3]
+    out, mixed = net.extend(torch.stack([x[0, 7:9], x[1, 3:5]]), mixed)
+    torch.testing.assert_close(out[0], net(x[:1, :9])[0, 7:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out[1], net(x[1:, :5])[0, 3:], atol=1e-5, rtol=1e-5)
+    assert mixed.size.tolist() == [9, 5]
+
+
+@torch.no_grad()
+def test_what_is_behind_size_does_not_count():
+    net, x = small(), inputs()
+    clean = filled(net, x[:, :4])
+    dirty = tree_map(torch.clone, clean)
+    for part in dirty.keys + dirty.values:
+        part[:, :, 4:] = 1e3
+    for at in (4, None):
+        out = [net.extend(x[:, 4:6], tree_map(torch.clone, cache), at)[0] for cache in (clean, dirty)]
+        assert torch.equal(*out)
+
+
+@torch.no_grad()
+def test_a_clone_branches():
+    net, x = small(), inputs()
+    trunk = filled(net, x[:, :4])
+    branch = tree_map(torch.clone, trunk)
+    net.extend(x[:, 8:10], branch, 4)
+    out, _ = net.extend(x[:, 4:5], trunk, 4)
+    torch.testing.assert_close(out, net(x[:, :5])[:, 4:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_full_cache_takes_no_more():
+    net = small()
+    with pytest.raises(ValueError, match="2 inputs do not fit behind 11 filled slots of 12"):
+        net.extend(inputs(t=2), net.cache(3, SLOTS), 11)
+
+
+@torch.no_grad()
+def test_under_autocast_products_are_bf16_and_the_output_is_not():
+    net, x = small(), inputs()
+    exact = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, cache = net(x), net.cache(3, SLOTS)
+        assert {part.dtype for part in cache.keys + cache.values} == {torch.bfloat16}
+        out, _ = net.extend(x[:, 8:], net.extend(x[:, :8], cache, 0)[1], 8)
+        rows, _ = net.extend(x[:, 8:], net.extend(x[:, :8], net.cache(3, SLOTS))[1])
+    assert whole.dtype == out.dtype == torch.float32
+    for rough in (whole[:, 8:], out, rows):
+        assert (rough - exact[:, 8:]).abs().mean() < 0.03 * exact.abs().mean()
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    net = Transformer(1, 2, 64).apply(initialise)
+    assert net.layers[0].up.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not net.layers[0].up.bias.any()
+    assert (net.norm.weight == 1).all()
+    assert not net.norm.bias.any()
+
+
+# -- dropout -------------------------------------------------------------------------------------------------
+
+
+def test_dropout_is_off_unless_it_trains():
+    net, x = small(0.5), inputs()
+    assert torch.equal(net(x), net(x))
+    net.train()
+    assert not torch.equal(net(x), net(x))
+
+
+def test_so_much_is_dropped_and_the_mean_stays():
+    torch.manual_seed(0)
+    share = kept((1000, 999), 0.25).float().mean().item()
+    assert share == pytest.approx(0.75, abs=0.003)
+    dropped = drop(torch.ones(10**6), 0.1)
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0.0, 1 / 0.9], rel=1e-4)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.003)
+
+
+def test_neighbours_are_dropped_independently():
+    torch.manual_seed(0)
+    mask = kept((10**6,), 0.5).float() * 2 - 1
+    for lag in (1, 2, 3, 4, 5, 8):
+        assert abs((mask[lag:] * mask[:-lag]).mean().item()) < 0.005
+
+
+@pytest.mark.parametrize("t", [1, 5, 8, 13])
+def test_attention_in_stripes_is_attention(t: int, monkeypatch: pytest.MonkeyPatch):
+    """With nothing dropped: torch's fused kernel, values and gradients."""
+    monkeypatch.setattr(transformer, "STRIPE", 4)
+    monkeypatch.setattr(transformer, "kept", lambda shape, share: torch.ones(shape, dtype=torch.int8))
+    monkeypatch.setattr(transformer, "_dropped_share", lambda p: 0.0)
+    found = []
+    for p in (0.1, 0.0):
+        torch.manual_seed(0)
+        qkv = torch.randn(3, 2, 2, t, 4, dtype=torch.float64, requires_grad=True)
+        out = attention(*qkv, p)
+        out.sin().sum().backward()
+        found.append((out, qkv.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_gradient_of_dropped_attention(monkeypatch: pytest.MonkeyPatch):
+    """Against a written-out twin under one mask."""
+    monkeypatch.setattr(transformer, "STRIPE", 5)
+    torch.manual_seed(0)
+    masks = (torch.rand(4, 5, 5) < 0.7).to(torch.int8)
+    monkeypatch.setattr(transformer, "kept", lambda shape, share: masks)
+    qkv = torch.randn(3, 2, 2, 5, 3, dtype=torch.float64, requires_grad=True)
+    attention(*qkv, 0.25).sin().sum().backward()
+    ours, qkv.grad = qkv.grad, None
+    q, k, v = qkv
+    score = (q @ k.mT / 3**0.5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
+    ((score.softmax(-1) * masks.view(2, 2, 5, 5) / 0.75) @ v).sin().sum().backward()
+    torch.testing.assert_close(ours, qkv.grad)
