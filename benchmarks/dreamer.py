@@ -166,17 +166,18 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str, peer
 
 # ---- peers
 
+Ask = Callable[[str, int], None]
+"""does so many units of a case"""
+
 
 @contextmanager
-def talk(name: str, python: str, arguments: Sequence[str]) -> Iterator[tuple[dict[str, Any], Callable[[str, int], None]]]:
+def talk(name: str, python: str, script: str, arguments: Sequence[str]) -> Iterator[tuple[dict[str, Any], Ask]]:
     """A peer in a process of its own: what it said it had built, and how it is asked for a case and how many of it."""
-    script = Path(__file__).with_name(f"peer_{name}.py")
-    if not script.exists() or not Path(python).exists():
-        raise UserError(
-            f"--peer {name}={python}: no {script.name} or no such Python; each peer_*.py says how to make it"
-        )
+    path = Path(__file__).with_name(script)
+    if not path.exists() or not Path(python).exists():
+        raise UserError(f"--peer {name}={python}: no {script} or no such Python; each peer_*.py says how to make it")
     process = subprocess.Popen(
-        [python, str(script), *arguments],
+        [python, str(path), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -186,7 +187,7 @@ def talk(name: str, python: str, arguments: Sequence[str]) -> Iterator[tuple[dic
     assert process.stdout is not None
     about = process.stdout.readline()
     if not about:
-        raise UserError(f"--peer {name}: {script.name} ended before it said what it had built")
+        raise UserError(f"--peer {name}: {script} ended before it said what it had built")
 
     def ask(what: str, count: int) -> None:
         process.stdin.write(f"{what} {count}\n")  # type: ignore[union-attr]
@@ -208,7 +209,7 @@ def peer(name: str, python: str, chosen: argparse.Namespace, precision: str) -> 
         *("--size", chosen.size, "--batch", str(chosen.batch), "--length", str(chosen.length)),
         *("--precision", precision, "--threads", str(chosen.threads)),
     ]
-    with talk(name, python, arguments) as (said, ask):
+    with talk(name, python, f"peer_{name}.py", arguments) as (said, ask):
 
         def update() -> Done:
             ask("update", 1)

@@ -35,7 +35,8 @@ CASES = ("tokenizer", "dynamics", "imagination", "actor_critic")
 UNNEEDED = ("wandb", "gym", "torchvision", "PIL", "cv2", "psutil", "requests", "tqdm")
 """what the files import and these cases do not use"""
 ACTIONS = 4
-EPISODES, LENGTH = 2, 100
+ROWS = 100
+"""steps in memory: one episode, as we have it"""
 BURN_IN = 20
 
 
@@ -132,8 +133,7 @@ class Cases:
             "actor_critic": torch.optim.Adam(actor_critic.parameters(), 1e-4),
         }
         self.dataset = EpisodesDataset()
-        for _ in range(EPISODES):
-            self.dataset.add_episode(episode())
+        self.dataset.add_episode(episode())
 
     def _batch(self, n: int, length: int, from_start: bool) -> dict[str, torch.Tensor]:
         """As the trainer samples it."""
@@ -196,14 +196,14 @@ def episode() -> Any:
     """Random steps that end."""
     from episode import Episode
 
-    ends = torch.zeros(LENGTH, dtype=torch.int64)
+    ends = torch.zeros(ROWS, dtype=torch.int64)
     ends[-1] = 1
     return Episode(
-        observations=torch.randint(256, (LENGTH, 3, 64, 64), dtype=torch.uint8),
-        actions=torch.randint(ACTIONS, (LENGTH,)),
-        rewards=torch.randn(LENGTH).sign(),
+        observations=torch.randint(256, (ROWS, 3, 64, 64), dtype=torch.uint8),
+        actions=torch.randint(ACTIONS, (ROWS,)),
+        rewards=torch.randn(ROWS).sign(),
         ends=ends,
-        mask_padding=torch.ones(LENGTH, dtype=torch.bool),
+        mask_padding=torch.ones(ROWS, dtype=torch.bool),
     )
 
 

@@ -121,3 +121,38 @@ def test_the_dreamers_benchmark_counts_and_answers():
     found = {case["name"]: case for case in json.loads(done.stdout)["cases"]}
     assert found.keys() == {"gemm", "update", "policy"}
     assert found["update"]["gflop"] > 0.1
+
+
+def test_the_iris_benchmark_counts_and_answers():
+    command = [sys.executable, str(BENCHMARKS / "iris.py"), "--tokenizer-batch", "1", "--dynamics-batch", "1"]
+    command += ["--batch", "1", "--horizon", "2", "--repeats", "1", "--seconds", "0", "--threads", "1"]
+    done = subprocess.run([*command, "--precision", "fp32", "--json", "-"], capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stderr
+    found = {case["name"]: case for case in json.loads(done.stdout)["cases"]}
+    parts = {"tokenizer", "dynamics", "dynamics_epoch", "imagination", "imagination_plain", "actor_critic"}
+    assert found.keys() == parts | {"gemm"}
+    assert all(set(case) == documented() for case in found.values())
+    gflop = {name: found[name]["gflop"] for name in parts}
+    assert gflop["tokenizer"] == pytest.approx(13.9, rel=0.1)  # three times the forward pass of 4.6
+    assert gflop["dynamics"] + 5 < gflop["dynamics_epoch"], "the frames' share was not tokenised"
+    assert gflop["imagination"] == pytest.approx(gflop["imagination_plain"], rel=0.01)
+    assert gflop["actor_critic"] > gflop["imagination"]
+    floors = {name: case["floor"]["at_least"] for name, case in found.items() if case["floor"]}
+    assert floors == {"tokenizer": 1.0, "dynamics_epoch": 3.0, "imagination": 1.3, "actor_critic": 1.6}
+
+
+def test_the_iris_benchmark_wants_the_authors_code():
+    command = [sys.executable, str(BENCHMARKS / "iris.py"), "--peer", f"original={sys.executable}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--original FOLDER" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tokenised_share_is_what_is_drawn_first(measure):
+    """By drawing: of many draws with replacement from as many rows, the share that had not come before."""
+    bench = importlib.import_module("iris")
+    generator = torch.Generator().manual_seed(0)
+    for rows in (5_000, 60_000, 100_000):
+        drawn = torch.randint(rows, (200 * 64 * 20,), generator=generator)
+        assert bench.tokenised_share(rows) == pytest.approx(len(drawn.unique()) / len(drawn), rel=0.02)

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from test_toy_agent import COMPUTE, _plain, _stop_at, start, weights
+from test_toy_agent import COMPUTE, _plain, start, weights
 
 from dreamlab import agents
 from dreamlab.agents import iris
-from dreamlab.agents.iris import actor_critic
+from dreamlab.agents.iris import actor_critic, perceptual, reports
 from dreamlab.agents.iris import agent as recipe
 from dreamlab.agents.iris.actor_critic import Imagined, Seen
 from dreamlab.agents.iris.config import ActorCriticConfig, Config, budget, trained
 from dreamlab.agents.iris.dynamics import draw
+from dreamlab.agents.iris.perceptual import WithoutLpips
 from dreamlab.core.config import from_dict
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import leaves
@@ -205,7 +206,8 @@ def test_its_phases_are_its_budget_and_all_are_done(run):
     told = {key for group, metrics in trainer.log.lines for key in metrics if group == "train"}
     assert {
         "tokenizer/loss", "tokenizer/codebook_usage", "dynamics/loss/obs", "dynamics/token_accuracy",
-        "actor_critic/policy_entropy", "codebook", "reconstructions", "open_loop", "value_mae", "ret",
+        "actor_critic/policy_entropy", "actor_critic/loss/value", "codebook", "reconstructions",
+        "open_loop", "value_mae", "ret",
     } <= told  # fmt: skip
 
 
@@ -311,7 +313,7 @@ def test_the_policy_remembers_an_episode_and_makes_its_memory_anew_after_learnin
 def test_a_score_says_how_actions_were_drawn_and_what_reconstructions_cost(run):
     _, agent, _ = run
     obs, first = {"image": torch.zeros(400, 3, 16, 16, dtype=torch.uint8)}, torch.ones(400, dtype=torch.bool)
-    assert agent.protocol == {"reconstruction_loss": agent.recipe.name, "temperature": 0.5}
+    assert agent.protocol == {"reconstruction_loss": WithoutLpips.name, "temperature": 0.5}
     drawn = agent.policy(explore=False)
     assert len(drawn(obs, first, drawn.initial(400))[0].unique()) > 1
     agent.evaluation = "mode"
@@ -321,6 +323,33 @@ def test_a_score_says_how_actions_were_drawn_and_what_reconstructions_cost(run):
         assert len(likeliest(obs, first, likeliest.initial(400))[0].unique()) == 1
     finally:
         agent.evaluation = "sample"
+
+
+def test_what_moves_is_measured_by_itself():
+    frames = torch.full((9, 1, 8, 8), 0.2)
+    background = frames.clone()
+    for n in range(9):
+        frames[n, 0, n % 8, 3] = 1.0
+    assert reports.moving_kept(frames, frames) == 1
+    torch.testing.assert_close(reports.moving_kept(frames, background), torch.tensor(0.0))
+    torch.testing.assert_close(reports.moving_kept(frames, (frames + background) / 2), torch.tensor(0.5))
+    torch.testing.assert_close(reports.moving_kept(frames, frames + 0.1 * (frames < 0.5)), torch.tensor(1.0))
+
+
+def test_a_run_keeps_to_the_recipe_that_it_began_with(run, monkeypatch):
+    """Weights that are here today and were not then change nothing; that they lack stops learning alone."""
+    _, agent, experience = run
+    monkeypatch.setattr(perceptual, "missing", list)
+    twin = built(replace(TINY, tokenizer=replace(TINY.tokenizer, perceptual="auto")), spaces.Discrete(4))
+    assert twin.protocol["reconstruction_loss"] == "L1 + LPIPS"
+    twin.load_state_dict(deepcopy(agent.state_dict()))
+    assert twin.protocol["reconstruction_loss"] == WithoutLpips.name
+    twin.load_state_dict({**deepcopy(agent.state_dict()), "perceptual": "lpips"})
+    monkeypatch.setattr(perceptual, "missing", lambda: ["VGG16's weights are not there"])
+    assert twin.protocol["reconstruction_loss"] == "L1 + LPIPS"
+    for learns in (twin.refuse_untrained, lambda: twin.learn_tokenizer(experience)):
+        with pytest.raises(UserError, match="VGG16"):
+            learns()
 
 
 def test_a_collapsed_codebook_is_told(run, monkeypatch):
@@ -352,7 +381,18 @@ def test_a_state_dict_brings_everything_back(run):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("at", [("tokenizer", 10), ("actor_critic", 40)])
+def stop_after(trainer, agent, part, updates):
+    """Ask to stop in the middle of an epoch, once a part has so many updates."""
+    after = trainer._after
+
+    def watched(running):
+        trainer.stop = trainer.stop or agent.versions[part] >= updates
+        after(running)
+
+    trainer._after = watched
+
+
+@pytest.mark.parametrize("at", [("tokenizer", 4), ("actor_critic", 1)])
 def test_interrupted_anywhere_it_ends_with_the_same_weights(tmp_path, at):
     """Stopped by the user and started again as if by a new process: weights, moments and rows bit for bit."""
     torch.manual_seed(0)
@@ -360,9 +400,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(tmp_path, at):
     whole.restore()
     whole.train()
     torch.manual_seed(0)
-    trainer, *_ = start(tmp_path / "b", config=TINY, module=iris)
+    trainer, first, _ = start(tmp_path / "b", config=TINY, module=iris)
     trainer.restore()
-    _stop_at(trainer, *at)
+    stop_after(trainer, first, *at)
     with pytest.raises(Stopped):
         trainer.train()
     torch.manual_seed(99)

@@ -127,7 +127,7 @@ def test_a_partial_sequence_after_a_cache_gives_the_same_rows(cut: int):
 
 
 def test_a_sequence_longer_than_the_positions_is_refused():
-    with pytest.raises(UserError, match="a sequence of 6 steps, but dynamics.blocks is 5"):
+    with pytest.raises(UserError, match=r"a sequence of 6 steps, but dynamics\.blocks is 5"):
         small()(*data(1, 6)[:2])
 
 
@@ -257,7 +257,7 @@ def test_imagined_logits_are_those_of_the_sequence(tokens: int, monkeypatch: pyt
 
 
 @torch.no_grad()
-def test_the_papers_horizon_fills_the_cache_and_forgets_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_the_papers_horizon_fills_the_cache_and_forgets_nothing():
     net = Dynamics(16, V, A, DynamicsConfig(layers=1, heads=1, width=4)).eval()
     memory = net.begin(torch.zeros(2, 16, dtype=torch.int64))
     sizes = [int(memory.cache.size[0]) + 1]  # with the one that is pending
@@ -287,7 +287,7 @@ def test_after_an_overflow_the_context_is_the_current_frame(stepping: str, monke
 
 
 @torch.no_grad()
-def test_a_last_step_without_its_frame_fits_where_a_whole_one_does_not(monkeypatch: pytest.MonkeyPatch):
+def test_a_last_step_without_its_frame_fits_where_a_whole_one_does_not():
     net = small()
     memory, _ = dream(net, net.begin(data(2, 1)[0][:, 0]), torch.randint(A, (4, 2)))
     act = torch.zeros(2, dtype=torch.int64)

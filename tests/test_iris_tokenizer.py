@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from dreamlab.agents.iris import perceptual
 from dreamlab.agents.iris.config import TokenizerConfig
-from dreamlab.agents.iris.perceptual import Lpips, WithLpips, WithoutLpips, choose
+from dreamlab.agents.iris.perceptual import Lpips, WithLpips, WithoutLpips, make, settle
 from dreamlab.agents.iris.tokenizer import Attention, Tokenizer, counts, straight_through, usage, usage_picture
 from dreamlab.core.errors import UserError
-from dreamlab.nn.group_norm import GroupNormSwish
+from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
 TINY = TokenizerConfig(channels=32, groups=8, downs=3, embed=32, vocabulary=64)
 
@@ -29,8 +29,15 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def tiny(shape=(3, 16, 16), config=TINY, recipe=None) -> Tokenizer:
-    return Tokenizer(shape, config, recipe or WithoutLpips())
+WITHOUT = WithoutLpips()
+
+
+def tiny(shape=(3, 16, 16), config=TINY) -> Tokenizer:
+    return Tokenizer(shape, config)
+
+
+def choose(kind, *frames):
+    return make(settle(kind, *frames))
 
 
 def frames(n: int, shape=(3, 16, 16)) -> torch.Tensor:
@@ -55,8 +62,7 @@ def stand_in(width: int = 8) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
 
 
 def test_the_papers_parameter_counts():
-    with torch.device("meta"):
-        tokenizer = Tokenizer((3, 64, 64), TokenizerConfig(), WithoutLpips())
+    tokenizer = Tokenizer((3, 64, 64), TokenizerConfig())
     parts = ("encoder", "decoder", "before", "after", "codebook")
     assert [size(getattr(tokenizer, part)) for part in parts] == [1_418_240, 1_821_827, 262_656, 262_656, 262_144]
     assert size(tokenizer) == 4_027_523
@@ -64,7 +70,7 @@ def test_the_papers_parameter_counts():
 
 @torch.no_grad()
 def test_a_frame_of_the_paper_is_sixteen_tokens_and_a_frame_again():
-    tokenizer = Tokenizer((3, 64, 64), TokenizerConfig(), WithoutLpips())
+    tokenizer = Tokenizer((3, 64, 64), TokenizerConfig())
     tokens = tokenizer.tokenise(frames(1, (3, 64, 64)))
     assert tokenizer.grid == (4, 4)
     assert tokens.shape == (1, tokenizer.tokens) == (1, 16)
@@ -76,8 +82,7 @@ def test_a_frame_of_the_paper_is_sixteen_tokens_and_a_frame_again():
 
 
 def test_attention_stands_after_each_residual_block_of_its_sizes():
-    with torch.device("meta"):
-        tokenizer = Tokenizer((3, 64, 64), TokenizerConfig(), WithoutLpips())
+    tokenizer = Tokenizer((3, 64, 64), TokenizerConfig())
     found = [sum(isinstance(m, Attention) for m in part.modules()) for part in (tokenizer.encoder, tokenizer.decoder)]
     assert found == [2 + 2 + 1, 3 + 3 + 1]
 
@@ -85,7 +90,7 @@ def test_attention_stands_after_each_residual_block_of_its_sizes():
 @pytest.mark.parametrize("shape", [(1, 16, 16), (7, 16, 24)])
 def test_any_channels_and_oblong_frames(shape):
     tokenizer = tiny(shape)
-    total, _, tokens = tokenizer.losses(frames(2, shape))
+    total, _, tokens = tokenizer.losses(frames(2, shape), WITHOUT)
     assert tokenizer.grid == (2, shape[2] // 8)
     assert tokens.shape == (2, tokenizer.tokens)
     assert total.isfinite()
@@ -136,7 +141,7 @@ def test_the_codebook_learns_from_its_own_term_alone():
     def gradients(**scales) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(1)
         tokenizer = tiny(config=replace(TINY, **scales))
-        tokenizer.losses(image)[0].backward()
+        tokenizer.losses(image, WITHOUT)[0].backward()
         return tokenizer.codebook.weight.grad, tokenizer.before.weight.grad
 
     codes, encoder = gradients(codebook_scale=1, commitment_scale=1)
@@ -160,9 +165,9 @@ def test_the_codebook_learns_from_its_own_term_alone():
 @pytest.mark.parametrize("with_lpips", [False, True])
 def test_losses_by_hand(with_lpips):
     lpips = Lpips(*stand_in())
-    tokenizer = tiny(recipe=WithLpips(lpips) if with_lpips else WithoutLpips()).eval()
+    recipe, tokenizer = WithLpips(lpips) if with_lpips else WITHOUT, tiny().eval()
     image = frames(3)
-    total, metrics, tokens = tokenizer.losses(image)
+    total, metrics, tokens = tokenizer.losses(image, recipe)
     with torch.no_grad():
         x = image.float() / 127.5 - 1
         z = tokenizer.encode(x)
@@ -176,7 +181,7 @@ def test_losses_by_hand(with_lpips):
             worst = torch.stack([frame.square().max() for frame in error]).mean()
             by_hand = error.square().mean() + 0.1 * error.abs().mean() + 0.01 * worst + vq + 0.02 * vq
     assert torch.allclose(total, by_hand, rtol=1e-5)
-    assert metrics.keys() == {*tokenizer.recipe.scales, "codebook", "commitment"}
+    assert metrics.keys() == {*recipe.scales, "codebook", "commitment"}
     assert not any(value.requires_grad for value in metrics.values())
 
 
@@ -213,7 +218,8 @@ def test_lpips_is_the_sum_over_five_taps():
         for n in range(2):
             for r in range(a.shape[2]):
                 for s in range(a.shape[3]):
-                    apart = a[n, :, r, s] / a[n, :, r, s].norm() - b[n, :, r, s] / b[n, :, r, s].norm()
+                    one, other = a[n, :, r, s], b[n, :, r, s]
+                    apart = one / (one.norm() + 1e-10) - other / (other.norm() + 1e-10)
                     expected[n] += (heads[f"lin{i}.model.1.weight"].flatten() * apart**2).sum() / a[0, 0].numel()
     assert torch.allclose(lpips(x, x_hat), expected, rtol=1e-4)
 
@@ -226,7 +232,6 @@ def test_lpips_drops_differences_while_training_and_is_no_part_of_the_tokenizer(
     assert torch.allclose(still, moving, rtol=0.3)  # the same on average
     grey = x[:, :1]
     assert torch.equal(recipe.lpips(grey, -grey), recipe.lpips(grey.expand(-1, 3, -1, -1), -grey.expand(-1, 3, -1, -1)))
-    assert tiny(recipe=recipe).state_dict().keys() == tiny().state_dict().keys()
 
 
 # ---- which recipe
@@ -272,32 +277,35 @@ def test_weights_that_are_there_are_used_where_frames_are_fit_for_them(places):
 # ---- arithmetic
 
 
+@pytest.mark.parametrize("swish", [False, True])
+@pytest.mark.parametrize("side", [5, 32])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_norm_and_swish_have_pytorchs_gradients(layout):
-    norm = GroupNormSwish(12, 4)
+def test_norms_have_pytorchs_values_and_gradients(swish, side, layout):
+    norm = (GroupNormSwish if swish else GroupNorm)(12, 4)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
-    x = (3 * torch.randn(2, 12, 5, 7) + 1).contiguous(memory_format=layout).requires_grad_()
-    inputs, grad = (x, norm.weight, norm.bias), torch.randn(2, 12, 5, 7)
-    twin = F.silu(F.group_norm(x, 4, norm.weight, norm.bias, 1e-6))
-    assert torch.allclose(norm(x), twin, atol=1e-6)
-    for own, theirs in zip(
-        torch.autograd.grad(norm(x), inputs, grad), torch.autograd.grad(twin, inputs, grad), strict=True
-    ):
-        assert torch.allclose(own, theirs, atol=1e-5)
+    x = (3 * torch.randn(2, 12, side, side + 2) + 1).contiguous(memory_format=layout).requires_grad_()
+    inputs, grad = (x, norm.weight, norm.bias), torch.randn(2, 12, side, side + 2)
+    twin = F.group_norm(x, 4, norm.weight, norm.bias, 1e-6)
+    twin = F.silu(twin) if swish else twin
+    with torch.no_grad():
+        assert torch.allclose(norm(x), twin, atol=1e-5)
+    own, theirs = (torch.autograd.grad(y, inputs, grad) for y in (norm(x), twin))
+    for a, b in zip(own, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_bf16_is_close_to_fp32():
     tokenizer = tiny()
     image = frames(8)
     z = tokenizer.encode(image.float() / 127.5 - 1)
-    loss = tokenizer.losses(image)[0]
+    loss = tokenizer.losses(image, WITHOUT)[0]
     loss.backward()
     grads = [p.grad.clone() for p in tokenizer.encoder.parameters()]
     tokenizer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         near = tokenizer.encode(image.float() / 127.5 - 1)
-        again = tokenizer.losses(image)[0]
+        again = tokenizer.losses(image, WITHOUT)[0]
     again.backward()
     assert again.dtype == torch.float32
     assert (z - near).norm() < 0.02 * z.norm()
@@ -310,18 +318,19 @@ def test_bf16_is_close_to_fp32():
 
 
 def test_it_overfits_a_batch():
-    tokenizer = tiny()
-    image = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
-    for i in range(8):  # a square of its own place and colour
-        image[i, i % 3, 4 * (i % 4) : 4 * (i % 4) + 4, 8 * (i // 4) : 8 * (i // 4) + 4] = 255
-    adam = torch.optim.Adam(tokenizer.parameters(), 1e-3)
-    for _ in range(200):
-        loss, _, _ = tokenizer.losses(image)
+    config = TokenizerConfig(channels=16, groups=4, downs=2, residuals=1, embed=16, vocabulary=32)
+    tokenizer = tiny((3, 8, 8), config)
+    patches = 255 * torch.randint(0, 2, (8, 3, 2, 2), dtype=torch.uint8)  # each of the eight colours, one a token
+    image = patches.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    adam = torch.optim.Adam(tokenizer.parameters(), 3e-3)
+    for _ in range(180):
+        loss, _, _ = tokenizer.losses(image, WITHOUT)
         adam.zero_grad()
         loss.backward()
         adam.step()
     error = (tokenizer.picture(tokenizer.tokenise(image)) - image / 255).abs()
-    assert error.mean() < 0.01
+    assert error.mean() < 0.05  # of 0.5 at first
+    assert usage(tokenizer.tokenise(image), 32)["codebook_usage"] >= 4 / 32
 
 
 # ---- use of the codebook

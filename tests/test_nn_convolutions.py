@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dreamlab.core.errors import UserError
 from dreamlab.nn.blocks import rms_silu, truncated
-from dreamlab.nn.convolutions import Destrided, Grown, Pooled, Strided, strides
+from dreamlab.nn.convolutions import Destrided, Grown, Pooled, Strided, strides, unshuffled
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +103,10 @@ def test_v3_s_encoder_convolves_pools_and_norms(shape, stages):
         want = plain_norm(F.max_pool2d(plain_conv(want, layer), 2), norm)
     assert net(x).shape == (2, net.width)
     same(net(x), want.permute(0, 2, 3, 1).flatten(1), x, *net.parameters())
+
+
+def test_images_are_unshuffled_as_torch_does_it():
+    image = torch.randint(0, 256, (3, 2, 6, 8), dtype=torch.uint8)
+    assert torch.equal(unshuffled(image), F.pixel_unshuffle(image, 2))
+    assert torch.equal(unshuffled(image[:, 1:]), F.pixel_unshuffle(image[:, 1:], 2))
+    assert unshuffled(image).is_contiguous(memory_format=torch.channels_last)

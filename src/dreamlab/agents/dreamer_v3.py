@@ -307,14 +307,14 @@ def reconstruction_losses(
     model: world_model.RecurrentModel, obs: Mapping[str, Tensor], feat: Tensor
 ) -> dict[str, Tensor]:
     """Squared errors, summed: of images in [0, 1], of vectors in symlog."""
-    shape, sight = feat.shape[:2], model.encoder.sight
-    said, losses = model.decoder(feat.flatten(0, 1)), {}
-    if "image" in said:
-        target = convolutions.unit(sight.picture(obs).flatten(0, 1))
-        losses["image"] = distributions.squared_sigmoid_loss(said["image"], target).unflatten(0, shape)
-    if "vector" in said:
-        target = distributions.symlog(obs["vector"].float()).flatten(0, 1)
-        losses["vector"] = (said["vector"] - target).square().sum(-1).unflatten(0, shape)
+    decoder, losses = model.decoder, {}
+    if decoder.image is not None:
+        logit = decoder.image.unshuffled(feat.flatten(0, 1))  # type: ignore[operator]
+        target = convolutions.unshuffled(model.encoder.sight.picture(obs).flatten(0, 1))
+        losses["image"] = distributions.squared_sigmoid_loss(logit, target).unflatten(0, feat.shape[:2])
+    if decoder.vector is not None:
+        target = distributions.symlog(obs["vector"].float())
+        losses["vector"] = (decoder.vector(feat).float() - target).square().sum(-1)
     return losses
 
 
@@ -342,6 +342,8 @@ class Dream(NamedTuple):
     rew: Tensor
     con: Tensor
     """probability of going on, times gamma"""
+    said: Tensor | None = None
+    """(H, N, outs): what the actor said at state k, float32; it alone has gradients"""
 
 
 def imagined_returns(dream: Dream, val: Tensor, trace: float) -> tuple[Tensor, Tensor]:
@@ -541,7 +543,8 @@ class DreamerV3:
             ret, weight = imagined_returns(dream, val, config.trace)
             scale = self.range(ret) if config.normalise else torch.ones((), device=ret.device)
             adv = (ret - val[:-1]) / scale
-        policy, chaos = actor_loss(self.actor(seen[:-1]).float(), dream, self.pick, adv, config.entropy)
+        assert dream.said is not None
+        policy, chaos = actor_loss(dream.said, dream, self.pick, adv, config.entropy)
         losses["policy"] = weight * policy
         losses["value"] = weight * critic_loss(self.bins, val_out, ret, slow)
         # the critic on real rows: its gradients reach the states
@@ -564,15 +567,19 @@ class DreamerV3:
         return losses, {name: scales.get(name, 1.0) for name in losses}, states, metrics
 
     def imagine(self, start: rssm.State, dtype: torch.dtype) -> Dream:
-        """H steps on from states (N, ...) by the actor. No gradient passes: the estimator needs none."""
-        model = self.model
+        """H steps on from states (N, ...) by the actor. No gradient passes from one to another: none is needed."""
+        model, said = self.model, []
+
+        def actor(state: rssm.State, k: int) -> Tensor:
+            with torch.enable_grad():
+                said.append(self.actor(state.feat.to(dtype)).float())
+            return self.pick.sample(said[-1])
+
         with torch.no_grad():
-            states, act = model.dynamics.imagine(
-                start, lambda state, k: self.pick.sample(self.actor(state.feat.to(dtype))), self.config.horizon, dtype
-            )
+            states, act = model.dynamics.imagine(start, actor, self.config.horizon, dtype)
             seen = states.feat.to(dtype)
             rew, con = self.bins.mean(model.reward(seen)), self.parts["continuation"](seen)
-            return Dream(seen, act, rew, con.float().squeeze(-1).sigmoid())
+        return Dream(seen, act, rew, con.float().squeeze(-1).sigmoid(), torch.stack(said))
 
     # ---- reports and saving
 

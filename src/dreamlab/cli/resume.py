@@ -64,7 +64,11 @@ def refuse_edited(
         UserError: lists what to put back.
     """
     free = may_change(str(then.get("agent")))
-    changed = [c for c in differences(_whole(then, path), _whole(now, path)) if c[0] not in free and c[0].partition(".")[0] in only]
+    changed = [
+        c
+        for c in differences(_whole(then, path), _whole(now, path))
+        if c[0] not in free and c[0].partition(".")[0] in only
+    ]
     if changed:
         raise UserError(
             f"{path} was edited after checkpoint {step} was made with it:\n"

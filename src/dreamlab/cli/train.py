@@ -102,6 +102,8 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         for line in [*about, *plan.lines(outlook)]:
             say(line)
         agent = session.make_agent(spec, module, obs_space, act_space, compute)
+        if words := getattr(agent, "protocol", None):
+            say("  scores say: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in words.items()))
         if spec.source is not None and not Checkpoints(folder).steps():
             say(take_parts(agent, spec.source))
         recorded.refuse_unable(agent, spec, recorded.told(material, spec.env))

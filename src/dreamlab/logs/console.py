@@ -167,7 +167,9 @@ class _Phase:
     def key_figures(self, figures: Mapping[str, float]) -> list[str]:
         """``name value`` of the few most telling metrics of this phase."""
         group = self.name.partition(" ")[0]  # "vision 2" is the phase vision in the second iteration
-        own = {key.partition("/")[2]: value for key, value in figures.items() if key.partition("/")[0] == group}
+        groups = {key.partition("/")[0] for key in figures} - {"run", "eval"}
+        shown = {group} if group in groups else groups  # several phases may write one group
+        own = {key.partition("/")[2]: value for key, value in figures.items() if key.partition("/")[0] in shown}
         names = sorted(own, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
         return [f"{name.replace('_', ' ')} {_number(own[name])}" for name in names[:FIGURES]]
 

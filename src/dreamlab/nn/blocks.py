@@ -71,14 +71,19 @@ class BlockLinear(nn.Module):
         init(self.weight, fan_in or size, out)
 
     def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
-        y = block_product(x, self.weight.to(x.dtype))
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+        return block_product(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
-def block_product(x: Float[Tensor, "N I"], weight: Float[Tensor, "G i o"]) -> Float[Tensor, "N O"]:
-    """x times a block-diagonal matrix."""
+def block_product(
+    x: Float[Tensor, "N I"], weight: Float[Tensor, "G i o"], bias: Float[Tensor, " O"] | None = None
+) -> Float[Tensor, "N O"]:
+    """x times a block-diagonal matrix, and a bias."""
     groups = x.unflatten(-1, (len(weight), -1)).transpose(0, 1)  # (G, N, i)
-    return torch.bmm(groups, weight).transpose(0, 1).flatten(1)  # (N, G * o)
+    if bias is None:
+        y = torch.bmm(groups, weight)
+    else:
+        y = torch.baddbmm(bias.view(len(weight), 1, -1), groups, weight)
+    return y.transpose(0, 1).flatten(1)  # (N, G * o)
 
 
 class Conv(nn.Module):
@@ -151,11 +156,12 @@ class _RmsSilu(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
         x, scale, inverse = ctx.saved_tensors
         n = x * inverse  # float32
-        inner = torch.ops.aten.silu_backward(grad.to(n.dtype), n * scale)
-        to_scale = (inner * n).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
-        inner = inner.mul_(scale)
-        along = torch.linalg.vecdot(inner, n).unsqueeze(-1) / x.shape[-1]  # (..., 1)
-        return inner.addcmul_(n, along, value=-1).mul_(inverse).to(x.dtype), to_scale, None
+        m = n * scale
+        inner = torch.ops.aten.silu_backward.grad_input(grad.to(n.dtype), m, grad_input=m)  # written over m
+        each = inner * n
+        to_scale = each.sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
+        along = (each @ scale if scale.dim() == 1 else (each * scale).sum(-1)).unsqueeze(-1) / x.shape[-1]  # (..., 1)
+        return inner.mul_(scale).addcmul_(n, along, value=-1).mul_(inverse).to(x.dtype), to_scale, None
 
 
 class LayerNorm(nn.Module):

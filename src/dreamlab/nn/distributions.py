@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dreamlab.nn.latents import race, race_noise, softmax
@@ -42,25 +42,27 @@ def bernoulli_loss(logit: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
 
 
-def squared_sigmoid_loss(logit: Float[Tensor, "N C h w"], target: Float[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
-    """Sum of (sigmoid(logit) - target)^2 over each image, in float32; ``target`` is written over."""
+def squared_sigmoid_loss(logit: Float[Tensor, "N C h w"], target: UInt8[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
+    """Sum of (sigmoid(logit) - target / 255)^2 over each image, in float32."""
     return _SquaredSigmoid.apply(logit, target)  # type: ignore[no-any-return]
 
 
 class _SquaredSigmoid(torch.autograd.Function):
-    """Pixels are the most numbers there are: as few passes over them as can be."""
+    """Pixels are the most numbers there are: as few passes over them as can be, and one map kept for the way back."""
 
     @staticmethod
     def forward(ctx: Any, logit: Tensor, target: Tensor) -> Tensor:
         mean = torch.sigmoid(logit.float())
-        off = target.neg_().add_(mean)
-        ctx.save_for_backward(mean, off)
-        return off.square().sum((1, 2, 3))
+        off = target.to(mean.dtype)
+        torch.add(mean, off, alpha=-1 / 255, out=off)
+        loss = torch.linalg.vector_norm(off, dim=(1, 2, 3)).square_()
+        ctx.save_for_backward(torch.ops.aten.sigmoid_backward.grad_input(off, mean, grad_input=off))
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        mean, off = ctx.saved_tensors
-        return torch.ops.aten.sigmoid_backward(off * (2 * grad).view(-1, 1, 1, 1), mean), None
+        (slope,) = ctx.saved_tensors
+        return slope * (2 * grad).view(-1, 1, 1, 1), None
 
 
 class TwoHot:
@@ -92,7 +94,7 @@ class TwoHot:
         half = self.outs // 2
         p = logits.float().softmax(-1)
         above, below = p[..., half + 1 :], p[..., :half].flip(-1)
-        return ((above - below) * self.bins[half + 1 :]).sum(-1)
+        return (above - below) @ self.bins[half + 1 :]
 
 
 class _TwoHotLoss(torch.autograd.Function):

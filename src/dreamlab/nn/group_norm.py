@@ -1,8 +1,9 @@
-"""Group normalisation and swish as one step: forward PyTorch's own, backward by other sums.
+"""Group normalisation, alone and with swish, of channels-last maps on a CPU.
 
-PyTorch's backward of group normalisation walks channels-last maps on a CPU a channel at a time: ten times slower
-than the forward, and in bf16 thirty times, as long as the convolution beside it. Here it is a few passes over whole
-maps. What is kept for it is x and two numbers a group; eager autograd would keep the normalised map, too.
+PyTorch walks such maps a channel at a time where they are small (below 32x32), and always on the way back: many
+times slower than arithmetic and memory ask for, in bf16 as long as the convolution beside it. Here both are a few
+passes over whole maps, in float32. What is kept for the way back is x and two numbers a group; eager autograd would
+keep the normalised map for the swish, too. Elsewhere than on a CPU it is PyTorch's own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+LARGE = 1024
+"""pixels from which PyTorch's forward is a few passes itself"""
 
-class GroupNormSwish(nn.Module):
-    """swish(norm(x)), where each group of channels of a frame is brought to mean 0 and variance 1."""
+
+class GroupNorm(nn.Module):
+    """Each group of channels of a frame at mean 0 and variance 1, then a scale and an offset for each channel."""
 
     def __init__(self, channels: int, groups: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -24,41 +28,97 @@ class GroupNormSwish(nn.Module):
         self.groups, self.eps = groups, eps
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
-        if torch.is_grad_enabled() and x.is_cpu:
+        if not x.is_cpu:
+            return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        if not torch.is_grad_enabled():
+            return _normalised(x, self.weight, self.bias, self.groups, self.eps)[0]
+        return _GroupNorm.apply(x, self.weight, self.bias, self.groups, self.eps)  # type: ignore[no-any-return]
+
+
+class GroupNormSwish(GroupNorm):
+    """``GroupNorm``, then x sigmoid(x)."""
+
+    def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
+        if x.is_cpu and torch.is_grad_enabled():
             return _GroupNormSwish.apply(x, self.weight, self.bias, self.groups, self.eps)  # type: ignore[no-any-return]
-        y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        return F.silu(y, inplace=not torch.is_grad_enabled())
+        return F.silu(super().forward(x), inplace=not torch.is_grad_enabled())
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        y, mean, inverse = _normalised(x, weight, bias, groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        x, weight, _, mean, inverse = ctx.saved_tensors
+        return *_back(_rows(grad), _rows(x), x, weight, mean, inverse), None, None
 
 
 class _GroupNormSwish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        n, c, h, w = x.shape
-        y, mean, inverse = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
-        ctx.save_for_backward(x, weight, bias, mean, inverse)
-        return F.silu(y, inplace=True)
+        return F.silu(_GroupNorm.forward(ctx, x, weight, bias, groups, eps), inplace=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
         x, weight, bias, mean, inverse = ctx.saved_tensors
-        n, c, h, w = x.shape
-        groups = mean.shape[1]
-        wide, grad = (v.movedim(1, -1).contiguous().view(n, h * w, c).float() for v in (x, grad))
-        mean, inverse = (v.float().repeat_interleave(c // groups, 1).unsqueeze(1) for v in (mean, inverse))  # (N, 1, C)
-        slope = inverse * weight
-        y = torch.addcmul(bias - mean * slope, wide, slope)  # the normalised map again
-        inner = torch.ops.aten.silu_backward(grad, y)  # (N, h * w, C)
-        along, plain = torch.mul(inner, wide, out=y).sum(1, keepdim=True), inner.sum(1, keepdim=True)  # (N, 1, C)
-        to_weight = (along - plain * mean) * inverse
-        # what the group's own variance and mean take back, as a multiple of x and a number
-        share = groups / (c * h * w)
-        of_x = -_grouped(to_weight * weight, groups) * inverse.square() * share
-        rest = -of_x * mean - _grouped(plain * weight, groups) * inverse * share
-        back = torch.addcmul(rest, inner, slope).addcmul_(wide, of_x)  # (N, h * w, C)
-        return back.to(x.dtype).view(n, h, w, c).movedim(-1, 1), to_weight.sum((0, 1)), plain.sum((0, 1)), None, None
+        rows, each = _rows(x), x.shape[1] // mean.shape[1]
+        slope = _spread(inverse, each) * weight
+        y = torch.addcmul(bias - _spread(mean, each) * slope, rows, slope)  # the normalised map again
+        inner = torch.ops.aten.silu_backward(_rows(grad), y)
+        return *_back(inner, rows, x, weight, mean, inverse), None, None
 
 
-def _grouped(v: Float[Tensor, "N 1 C"], groups: int) -> Float[Tensor, "N 1 C"]:
-    """Each channel's group's sum."""
-    each = v.shape[-1] // groups
-    return v.unflatten(-1, (groups, each)).sum(-1).repeat_interleave(each, -1)
+def _rows(x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N P C"]:
+    """Pixels by channels, in float32; a view where x is channels-last and float32."""
+    return x.movedim(1, -1).contiguous().flatten(1, 2).float()
+
+
+def _maps(rows: Float[Tensor, "N P C"], like: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
+    return rows.to(like.dtype).unflatten(1, like.shape[2:]).movedim(-1, 1)
+
+
+def _spread(v: Float[Tensor, "N G"], each: int) -> Float[Tensor, "N 1 C"]:
+    """A number of each group for each of its channels."""
+    return v.repeat_interleave(each, 1).unsqueeze(1)
+
+
+def _grouped(v: Float[Tensor, "N 1 C"], groups: int) -> Float[Tensor, "N G"]:
+    """The sum over each group's channels."""
+    return v.flatten(1).unflatten(1, (groups, -1)).sum(-1)
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The result like x; and each group's mean and 1 / deviation (N, G), in float32."""
+    n, c, h, w = x.shape
+    if h * w >= LARGE:
+        y, mean, inverse = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
+        return y, mean.float(), inverse.float()
+    rows, each, count = _rows(x), c // groups, c * h * w // groups
+    mean = _grouped(rows.sum(1, keepdim=True), groups) / count
+    centred = rows - _spread(mean, each)  # before it is squared: no digits are lost
+    inverse = (_grouped(centred.square().sum(1, keepdim=True), groups) / count + eps).rsqrt()
+    y = torch.addcmul(bias, centred, _spread(inverse, each) * weight)
+    return _maps(y, x), mean, inverse
+
+
+def _back(
+    grad: Float[Tensor, "N P C"],
+    rows: Float[Tensor, "N P C"],
+    x: Float[Tensor, "N C h w"],
+    weight: Tensor,
+    mean: Float[Tensor, "N G"],
+    inverse: Float[Tensor, "N G"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias from the normalised map's."""
+    groups, each, count = mean.shape[1], x.shape[1] // mean.shape[1], x[0].numel() // mean.shape[1]
+    plain, along = grad.sum(1, keepdim=True), (grad * rows).sum(1, keepdim=True)  # (N, 1, C)
+    to_weight = (along - plain * _spread(mean, each)) * _spread(inverse, each)
+    # what goes through the group's own deviation and mean, as a multiple of x and a number
+    of_x = -_grouped(to_weight * weight, groups) * inverse.square() / count
+    rest = -of_x * mean - _grouped(plain * weight, groups) * inverse / count
+    back = torch.addcmul(_spread(rest, each), grad, _spread(inverse, each) * weight)
+    return _maps(back.addcmul_(rows, _spread(of_x, each)), x), to_weight.sum((0, 1)), plain.sum((0, 1))

@@ -83,9 +83,10 @@ class Iris:
         shape, self.actions = fitting(obs_space, act_space)
         self.config, self.compute, self.seed, self.run = config, compute, seed, run
         self.evaluation = "sample"  # may be set to mode for one evaluation
-        self.recipe = perceptual.choose(config.tokenizer.perceptual, shape[0], min(shape[1:]))
+        self.perceptual = perceptual.settle(config.tokenizer.perceptual, shape[0], min(shape[1:]))
+        self.recipe: perceptual.Reconstruction | None = None  # made when it is needed: only learning reads weights
         with forked(seed, "init"):
-            tokenizer = Tokenizer(shape, config.tokenizer, self.recipe)
+            tokenizer = Tokenizer(shape, config.tokenizer)
             dynamics = Dynamics(tokenizer.tokens, config.tokenizer.vocabulary, self.actions, config.dynamics)
             self.actor_critic = behaviour.build(
                 shape, tokenizer.tokens, config.tokenizer.vocabulary, self.actions, config.actor_critic
@@ -142,7 +143,15 @@ class Iris:
     def protocol(self) -> Mapping[str, Any]:
         """What a score must say beside how actions were chosen."""
         drawn = {"temperature": self.config.eval_temperature} if self.evaluation == "sample" else {}
-        return {"reconstruction_loss": self.recipe.name, **drawn}
+        return {"reconstruction_loss": perceptual.NAMES[self.perceptual], **drawn}
+
+    def refuse_untrained(self) -> None:
+        """Call when all is loaded that was asked for.
+
+        Raises:
+            UserError: LPIPS is asked for, or was when the run began, and its weights are not there.
+        """
+        self.recipe = self.recipe or perceptual.make(self.perceptual)
 
     def learn_from(self, recorded: Recorded) -> None:
         """Learn from recordings alone.
@@ -165,9 +174,10 @@ class Iris:
         config, tokenizer = self.config.tokenizer, self.model.tokenizer
         rows = self.segments["tokenizer"](experience.index, config.batch, 1)
         image = experience.gather(rows, obs=("image",), extras=()).obs["image"].flatten(0, 1)
+        self.recipe = self.recipe or perceptual.make(self.perceptual)
         tokenizer.train()
         with self.compute.autocast():
-            loss, metrics, tokens = tokenizer.losses(image)
+            loss, metrics, tokens = tokenizer.losses(image, self.recipe)
         tokenizer.eval()
         return self._step("tokenizer", loss, metrics | usage(tokens, config.vocabulary))
 
@@ -244,7 +254,7 @@ class Iris:
         self.actor_critic.eval()
         losses = behaviour.losses(said, dream, config)
         with torch.no_grad():
-            metrics = {name: loss.detach() for name, loss in losses.items()} | {
+            metrics = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | {
                 "policy_entropy": behaviour.entropy(said.logits.log_softmax(-1)).mean(),
                 "value": said.val.mean(),
                 "imagined_reward": dream.rew.mean(),
@@ -261,7 +271,7 @@ class Iris:
         return Seen(tokens, self.model.tokenizer.picture(tokens.flatten(0, -2)).unflatten(0, lead))
 
     def imagine(self, tokens: Tensor, memory: State) -> Imagined:
-        """H steps from start frames (N, K) by the policy, without gradients; what is drawn in which order is the paper's."""
+        """H steps from start frames (N, K) by the policy, without gradients, drawn in the paper's order."""
         dynamics, horizon = self.model.dynamics, self.config.actor_critic.horizon
         context = dynamics.begin(tokens)
         seen, acts, rews, ends = [], [], [], []
@@ -304,7 +314,7 @@ class Iris:
             if share < COLLAPSED:
                 warnings.warn(
                     f"the codebook has collapsed: {share:.1%} of its {self.config.tokenizer.vocabulary} codes are in "
-                    "use; try a larger --agent.tokenizer.codebook-scale, or fewer codes with "
+                    "use; try a smaller --agent.tokenizer.commitment-scale, or fewer codes with "
                     "--agent.tokenizer.vocabulary",
                     stacklevel=2,
                 )
@@ -321,6 +331,7 @@ class Iris:
             "optimizers": {name: optim.optimizer_state(o) for name, o in self.optimizers.items()},
             "segments": {name: sampler.state_dict() for name, sampler in self.segments.items()},
             "versions": dict(self.versions),
+            "perceptual": self.perceptual,
             "told": sorted(self.told),
         }
 
@@ -332,6 +343,7 @@ class Iris:
             self.segments[name].load_state_dict(state["segments"][name])
         self.versions = {name: int(state["versions"][name]) for name in PARTS}
         self.told = set(state["told"])
+        self.perceptual, self.recipe = str(state["perceptual"]), None  # as it began, whatever weights are here now
 
 
 def fitting(obs_space: spaces.Dict, act_space: spaces.Space) -> tuple[tuple[int, int, int], int]:
@@ -343,12 +355,13 @@ def fitting(obs_space: spaces.Dict, act_space: spaces.Space) -> tuple[tuple[int,
     image = obs_space.spaces.get("image")
     if image is None or image.shape is None:
         raise UserError(
-            f"IRIS sees frames, but the environment gives {', '.join(obs_space.spaces)}; type --env.obs pixels, or take "
-            "an agent for numbers: dreamer-v3"
+            f"IRIS sees frames, but the environment gives {', '.join(obs_space.spaces)}; type --env.obs pixels, or "
+            "take an agent for numbers: dreamer-v3"
         )
     if not isinstance(act_space, spaces.Discrete):
         raise UserError(
             f"IRIS has a token for each action, so it chooses one of n (Discrete); this environment's actions are "
-            f"{act_space}: take dreamer-v3, which acts in any space"
+            f"{act_space}: give a discrete form where there is one (CarRacing: --env.no-continuous), or take "
+            "dreamer-v3, which acts in any space"
         )
     return tuple(image.shape), int(act_space.n)  # type: ignore[return-value]

@@ -52,7 +52,7 @@ class TokenizerConfig:
     """the reconstruction's loss: lpips, the paper's (L1 and LPIPS, whose weights must be there); none, the recipe
     without (Delta-IRIS: squared error, L1 and each frame's worst pixel); auto: lpips where its weights are"""
     codebook_scale: float | None = None
-    """weight of the loss that moves codes to the encoder's output; without it the recipe's own: lpips 1, none 0.02"""
+    """weight of the loss that moves codes to the encoder's output; without it the recipe's own: 1"""
     commitment_scale: float | None = None
     """weight of the loss that holds the encoder to its codes; without it the recipe's own: lpips 1, none 0.02"""
     after: int = 5
@@ -69,7 +69,10 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         for name in ("channels", "groups", "downs", "residuals", "embed", "batch"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("vocabulary", self.vocabulary, 2)
+        if not 2 <= self.vocabulary <= 32_767:
+            raise ValueError(
+                f"vocabulary must be between 2 and 32767 (rows hold tokens in 16 bits), got {self.vocabulary}"
+            )
         for name in ("after", "updates"):
             _at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip"):
@@ -194,8 +197,11 @@ class Config:
     eval_temperature: float = 0.5
     """of the policy when it is evaluated; its actions are drawn there too"""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """frames to tokens and back"""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """the world model, over tokens"""
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """the behaviour, which learns in imagination"""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "collect_epochs", "epoch_steps"):

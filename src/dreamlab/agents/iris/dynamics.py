@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from dreamlab.agents.iris.config import DynamicsConfig
 from dreamlab.core.errors import UserError
+from dreamlab.core.imagination import tree_map
 from dreamlab.nn.latents import race, race_noise
 from dreamlab.nn.transformer import Cache, Transformer, initialise
 
@@ -233,7 +234,8 @@ class Dynamics(nn.Module):
             at = int(size[0])
         if at is None:
             full = size + 1 > room  # (N,)
-            return (self._forget(memory, full) if bool(full.any()) else memory), memory.cache.size
+            memory = self._forget(memory, full) if bool(full.any()) else memory
+            return memory, memory.cache.size
         if at + 1 > room:
             memory, at = memory._replace(cache=self._read(memory.tokens, memory.cache)), self.tokens - 1
         return memory, at
@@ -241,9 +243,10 @@ class Dynamics(nn.Module):
     def _forget(self, memory: Memory, full: Bool[Tensor, " N"]) -> Memory:
         """These rows remember their current frame alone."""
         rows = full.nonzero()[:, 0]
-        fresh = self._read(memory.tokens[rows], self.transformer.cache(len(rows), self.tokens - 1))
-        for whole, part in zip(memory.cache[0] + memory.cache[1], fresh[0] + fresh[1], strict=True):
-            whole[rows, :, : self.tokens - 1] = part
+        part = tree_map(lambda x: x[rows], memory.cache)  # a copy
+        fresh = self._read(memory.tokens[rows], part)
+        for whole, new in zip(memory.cache[0] + memory.cache[1], fresh[0] + fresh[1], strict=True):
+            whole[rows] = new
         size = memory.cache.size.masked_fill(full, self.tokens - 1)
         return memory._replace(cache=memory.cache._replace(size=size))
 

@@ -38,7 +38,7 @@ class Model(nn.Module):
     def observe(self, batch: Batch) -> Latent:
         """Latents (B, T): the tokens of each frame by itself."""
         tokens = self.tokenizer.tokenise(batch.obs["image"].flatten(0, 1)).unflatten(0, batch.rew.shape)
-        return Latent(tokens, batch.rew.sign(), (~batch.is_terminal).float())
+        return Latent(tokens, batch.rew.sign(), (~batch.is_last).float())  # what is cut off has ended, to the authors
 
     @torch.no_grad()
     def begin(self, latent: Latent) -> State:

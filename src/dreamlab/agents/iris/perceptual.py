@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +35,9 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """of red, green and blue in [-1, 1], before VGG16"""
 SMALLEST = 2 ** (len(STAGES) - 1)
 """pixels of a frame's side below which the last stage would see none"""
+
+
+WITHOUT = "without it, type: --agent.tokenizer.perceptual none"
 
 
 class Reconstruction(Protocol):
@@ -153,25 +155,39 @@ def _unit(feat: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
 
 # ---- which one
 
+NAMES = {"lpips": WithLpips.name, "none": WithoutLpips.name}
+"""as scores tell them"""
 
-def choose(kind: str, channels: int, side: int = 64) -> Reconstruction:
-    """The recipe of the setting ``perceptual``: ``lpips``, ``none``, or ``auto``, which is lpips where it can be.
+
+def settle(kind: str, channels: int, side: int = 64) -> str:
+    """The setting ``perceptual`` as ``lpips`` or ``none``: ``auto`` is lpips where frames and weights let it be.
 
     Args:
         channels: of the frames; LPIPS sees colours or grey.
         side: the smaller one of the frames, in pixels.
 
     Raises:
-        UserError: ``lpips`` was asked for, and its weights are not there, or these frames are none for it.
+        UserError: ``lpips`` was asked for, and these frames are none for it.
+    """
+    against = _unfit(channels, side)
+    if kind == "auto":
+        return "none" if against or missing() else "lpips"
+    if kind == "lpips" and against:
+        raise UserError(f"LPIPS cannot be used: {'; '.join(against)}; {WITHOUT}")
+    return kind
+
+
+def make(kind: str) -> Reconstruction:
+    """The recipe ``lpips`` or ``none``.
+
+    Raises:
+        UserError: LPIPS's weights are not there, or are others.
     """
     if kind == "none":
         return WithoutLpips()
-    against = "; ".join(_unfit(channels, side) or missing())
-    if not against:
-        return WithLpips(read())
-    if kind == "auto":
-        return WithoutLpips()
-    raise UserError(f"LPIPS cannot be used: {against}; without it, type: --agent.tokenizer.perceptual none")
+    if lacking := missing():
+        raise UserError(f"LPIPS cannot be used: {'; '.join(lacking)}; {WITHOUT}")
+    return WithLpips(read())
 
 
 def _unfit(channels: int, side: int) -> list[str]:
@@ -232,7 +248,7 @@ def read() -> Lpips:
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # half a file, or another kind of file, fails in any of torch's ways
         raise UserError(
             f"{path} cannot be read as weights ({type(error).__name__}); get it anew, or type: "
             "--agent.tokenizer.perceptual none"

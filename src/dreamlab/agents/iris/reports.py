@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from dreamlab.agents.iris.tokenizer import Tokenizer, counts, usage, usage_picture
 from dreamlab.core.protocols import Experience, WorldModel
@@ -19,6 +21,8 @@ ROWS = 256
 """looked at for a report"""
 PICTURES = 8
 """frames side by side"""
+MOVES = 0.1
+"""of full brightness: pixels that differ more from the background move"""
 EPISODES, WHOLE = 6, 256
 """newest episodes, and rows of each at most, that values are compared over"""
 
@@ -41,9 +45,22 @@ def tokenizer(tokenizer: Tokenizer, experience: Experience) -> dict[str, Any]:
         "reconstruction_mae": off.mean(),
         "reconstruction_mse": off.square().mean(),
         "reconstruction_worst": off.flatten(1).amax(1).mean(),
+        "moving_kept": moving_kept(truth, again),
         **usage(tokens, vocabulary),
         **pictures,
     }
+
+
+def moving_kept(truth: Float[Tensor, "N C h w"], again: Float[Tensor, "N C h w"]) -> Tensor:
+    """How much of what moves reconstructions keep: 1 all of it, 0 as if there were nothing but the background.
+
+    What moves is what differs by ``MOVES`` from the median frame: paddles and balls are few pixels, which a mean over
+    the whole frame hides. One less the share of their error in that of the background drawn in their place.
+    """
+    background = truth.median(0).values
+    gone = (truth - background).abs()
+    moves = (gone.amax(1, keepdim=True) > MOVES).expand_as(truth)
+    return 1 - (again - truth).abs()[moves].sum() / gone[moves].sum().clamp(min=1e-6)
 
 
 def dynamics(model: WorldModel, experience: Experience) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Reconstruction
 from dreamlab.core.errors import UserError
 from dreamlab.nn.convolutions import unit
-from dreamlab.nn.group_norm import GroupNormSwish
+from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
 
 class Tokenizer(nn.Module):
@@ -38,14 +38,13 @@ class Tokenizer(nn.Module):
         UserError: the frames cannot be halved so often.
     """
 
-    def __init__(self, shape: tuple[int, int, int], config: TokenizerConfig, recipe: Reconstruction) -> None:
+    def __init__(self, shape: tuple[int, int, int], config: TokenizerConfig) -> None:
         super().__init__()
         refuse_sizes(shape, config.downs)
-        self.shape, self.recipe = shape, recipe
+        self.shape = shape
         self.grid = (shape[1] >> config.downs, shape[2] >> config.downs)
         self.tokens = math.prod(self.grid)
-        self.codebook_scale = recipe.codebook_scale if config.codebook_scale is None else config.codebook_scale
-        self.commitment_scale = recipe.commitment_scale if config.commitment_scale is None else config.commitment_scale
+        self.scales = {"codebook": config.codebook_scale, "commitment": config.commitment_scale}
         self.encoder = Encoder(shape, config)
         self.before = nn.Conv2d(config.embed, config.embed, 1)
         self.codebook = nn.Embedding(config.vocabulary, config.embed)
@@ -86,18 +85,21 @@ class Tokenizer(nn.Module):
         """The frames that tokens stand for, in [0, 1]."""
         return self.decode(self.codes(tokens)).float().add_(1).div_(2).clamp_(0, 1)
 
-    def losses(self, image: UInt8[Tensor, "N C h w"]) -> tuple[Tensor, dict[str, Tensor], Int[Tensor, "N K"]]:
+    def losses(
+        self, image: UInt8[Tensor, "N C h w"], recipe: Reconstruction
+    ) -> tuple[Tensor, dict[str, Tensor], Int[Tensor, "N K"]]:
         """What is to be made small, its terms before they are weighed (detached), and the tokens used."""
         x = signed(image)
         z = self.encode(x).float()
         tokens, z_q = self.quantise(z)
         x_hat = self.decode(straight_through(z, z_q)).float()
         terms = {
-            **self.recipe(x, x_hat, self.training),
+            **recipe(x, x_hat, self.training),
             "codebook": F.mse_loss(z_q, z.detach()),
             "commitment": F.mse_loss(z, z_q.detach()),
         }
-        scales = {**self.recipe.scales, "codebook": self.codebook_scale, "commitment": self.commitment_scale}
+        own = {"codebook": recipe.codebook_scale, "commitment": recipe.commitment_scale}
+        scales = {**recipe.scales, **own, **{name: scale for name, scale in self.scales.items() if scale is not None}}
         if terms.keys() != scales.keys():
             raise KeyError(f"losses {sorted(terms)} do not match scales {sorted(scales)}")
         total = torch.stack([scales[name] * term for name, term in terms.items()]).sum()
@@ -151,7 +153,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = GroupNorm(channels, groups)
         self.qkv = nn.Linear(channels, 3 * channels)  # 1x1 convolutions, all three as one product
         self.out = nn.Linear(channels, channels)
 
