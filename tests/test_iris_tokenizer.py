@@ -354,3 +354,17 @@ def test_the_picture_of_use_tells_unused_rare_and_frequent_codes_apart():
     assert light[1] < light[2] < light[3]
     assert middle[:, 0].unique().numel() == 1  # grey, which no code in use is
     assert usage_picture(torch.ones(512)).shape[1] >= 256
+
+
+def test_codes_that_nothing_names_are_moved_to_where_frames_are():
+    tokenizer, image = tiny(), frames(4)
+    before = tokenizer.codebook.weight.detach().clone()
+    tokenizer.used[[3, 7]] = True
+    tokenizer.revive(image)
+    after = tokenizer.codebook.weight.detach()
+    assert torch.equal(after[[3, 7]], before[[3, 7]])
+    with torch.no_grad():
+        z = tokenizer.encode(image.float() / 127.5 - 1).movedim(1, -1).flatten(0, -2)
+    moved = [i for i in range(64) if i not in (3, 7)]
+    assert (after[moved, None] - z).abs().amax(-1).amin(1).max() < 1e-5
+    assert not tokenizer.used.any()

@@ -179,7 +179,12 @@ class Iris:
         with self.compute.autocast():
             loss, metrics, tokens = tokenizer.losses(image, self.recipe)
         tokenizer.eval()
-        return self._step("tokenizer", loss, metrics | usage(tokens, config.vocabulary))
+        found = self._step("tokenizer", loss, metrics | usage(tokens, config.vocabulary))
+        tokenizer.used[tokens.flatten()] = True
+        if config.revive and self.versions["tokenizer"] % config.revive == 0:
+            with self.compute.autocast():
+                tokenizer.revive(image)
+        return found
 
     @torch.no_grad()
     def tokens(self, experience: Experience, rows: np.ndarray) -> Tensor:

@@ -55,6 +55,9 @@ class TokenizerConfig:
     """weight of the loss that moves codes to the encoder's output; without it the recipe's own: 1"""
     commitment_scale: float | None = None
     """weight of the loss that holds the encoder to its codes; without it the recipe's own: lpips 1, none 0.02"""
+    revive: int = 0
+    """updates between which codes that no token named are moved to what the encoder says of random places; 0: never,
+    as in the paper, whose codebook has a hundred thousand updates to unfold (ours, for shorter runs)"""
     after: int = 5
     """epochs before the first that trains it"""
     updates: int = 200
@@ -73,7 +76,7 @@ class TokenizerConfig:
             raise ValueError(
                 f"vocabulary must be between 2 and 32767 (rows hold tokens in 16 bits), got {self.vocabulary}"
             )
-        for name in ("after", "updates"):
+        for name in ("after", "updates", "revive"):
             _at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip"):
             _positive(name, getattr(self, name))

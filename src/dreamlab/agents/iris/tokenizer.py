@@ -50,6 +50,8 @@ class Tokenizer(nn.Module):
         self.codebook = nn.Embedding(config.vocabulary, config.embed)
         self.after = nn.Conv2d(config.embed, config.embed, 1)
         self.decoder = Decoder(shape, config)
+        self.used: Tensor
+        self.register_buffer("used", torch.zeros(config.vocabulary, dtype=torch.bool))  # since the last revival
         nn.init.uniform_(self.codebook.weight, -1 / config.vocabulary, 1 / config.vocabulary)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -104,6 +106,15 @@ class Tokenizer(nn.Module):
             raise KeyError(f"losses {sorted(terms)} do not match scales {sorted(scales)}")
         total = torch.stack([scales[name] * term for name, term in terms.items()]).sum()
         return total, {name: term.detach() for name, term in terms.items()}, tokens
+
+
+    @torch.no_grad()
+    def revive(self, image: UInt8[Tensor, "N C h w"]) -> None:
+        """Move the codes that no token has named since the last time to what the encoder says at random places."""
+        z = self.encode(signed(image)).float().movedim(1, -1).flatten(0, -2)  # (N * K, E)
+        codes = self.codebook.weight
+        codes.copy_(torch.where(self.used[:, None], codes, z[torch.randint(len(z), (len(codes),), device=z.device)]))
+        self.used.zero_()
 
 
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
