@@ -140,6 +140,11 @@ class Iris:
         return Acting(self, config.eval_temperature if self.evaluation == "sample" else 0.0, 0.0, remember=0)
 
     @property
+    def acts(self) -> bool:
+        """Whether it has a behaviour worth a score."""
+        return self.config.actor_critic.updates > 0
+
+    @property
     def protocol(self) -> Mapping[str, Any]:
         """What a score must say beside how actions were chosen."""
         drawn = {"temperature": self.config.eval_temperature} if self.evaluation == "sample" else {}
