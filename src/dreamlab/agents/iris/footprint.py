@@ -12,9 +12,9 @@ from dreamlab.agents.iris.config import Config
 if TYPE_CHECKING:
     from dreamlab.run.config import RunConfig
 
-MAPS_HELD = 8
+MAPS_HELD = 7
 """feature maps of a residual block that are held for the way back"""
-WIDTHS_HELD, SCORES_HELD = 24, 4
+WIDTHS_HELD, SCORES_HELD = 19, 1
 """of a transformer's layer: numbers for each token in widths, and matrices of attention for each head"""
 
 
