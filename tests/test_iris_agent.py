@@ -23,12 +23,13 @@ from dreamlab.core.config import from_dict
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import leaves
 from dreamlab.core.types import Recorded
+from dreamlab.nn.compute import Compute
 from dreamlab.nn.returns import lambda_return
 from dreamlab.run.config import RunConfig
 from dreamlab.run.trainer import Stopped
 
 SMOKE = from_dict(Config, agents.preset("iris", "smoke")["agent"])
-TINY = replace(SMOKE, epochs=4, collect_epochs=3, epoch_steps=30)
+TINY = replace(SMOKE, epochs=4, collect_epochs=3, epoch_steps=30, tokenizer=replace(SMOKE.tokenizer, revive=2))
 IMAGE = spaces.Dict(image=spaces.Box(0, 255, (3, 16, 16), np.uint8))
 
 
@@ -163,6 +164,25 @@ def test_more_steps_are_more_epochs_and_too_few_are_refused():
         budget(replace(Config(), epochs=3, collect_epochs=3), RunConfig(envs=1))
     recorded = Recorded(100, True, True, True, True)
     assert [p.env_steps for p in budget(Config(), RunConfig(), (), recorded)] == [0, 0, 0, 0]
+
+
+def test_a_part_without_updates_is_left_out():
+    config = replace(
+        SMOKE, dynamics=replace(SMOKE.dynamics, updates=0), actor_critic=replace(SMOKE.actor_critic, updates=0)
+    )
+    phases = budget(config, RunConfig(envs=1))
+    assert [p.name for p in phases] == ["tokenizer", "tokenizer"]
+    assert all(trained(p, config) == {"tokenizer": 3} for p in phases)
+    assert not built(config).acts
+
+
+def test_a_transformer_as_policy_is_planned_for():
+    obs, act = IMAGE, spaces.Discrete(3)
+    wide = [
+        replace(TINY, actor_critic=replace(TINY.actor_critic, kind="transformer", layers=n, batch=64)) for n in (2, 20)
+    ]
+    few, many = (iris.footprint(config, obs, act, RunConfig()).memory_bytes for config in wide)
+    assert many > 2 * few
 
 
 @pytest.mark.parametrize(
@@ -352,13 +372,31 @@ def test_a_run_keeps_to_the_recipe_that_it_began_with(run, monkeypatch):
             learns()
 
 
+def test_in_bf16_all_learn_and_logits_and_values_are_exact(run):
+    _, agent, experience = run
+    half = iris.build(
+        agent.config, experience.obs_space, experience.act_space, Compute(torch.device("cpu"), bf16=True), 0, agent.run
+    )
+    half.load_state_dict(deepcopy(agent.state_dict()))
+    for name in ("learn_tokenizer", "learn_dynamics"):  # the actor-critic's dream draws other tokens
+        found, want = (getattr(one, name)(experience) for one in (half, agent))
+        loss = next(key for key in found if key.endswith("/loss"))
+        torch.testing.assert_close(found[loss], want[loss], rtol=0.05, atol=0.02)
+    assert all(torch.isfinite(value).all() for value in half.learn_actor_critic(experience).values())
+    with half.compute.autocast():
+        tokens = torch.zeros(1, 2, half.model.tokenizer.tokens, dtype=torch.int64)
+        said = half.model.dynamics(tokens, tokens[..., 0])
+        val = half.actor_critic.say(torch.rand(3, half.config.actor_critic.hidden)).val
+    assert all(x.dtype == torch.float32 for x in (*said, val))
+
+
 def test_a_collapsed_codebook_is_told(run, monkeypatch):
     _, agent, experience = run
     with torch.no_grad():
         kept = agent.model.tokenizer.codebook.weight.clone()
         agent.model.tokenizer.codebook.weight[1:] = 1e3
     monkeypatch.setattr(recipe, "COLLAPSED", 0.1)
-    with pytest.warns(UserWarning, match=r"collapsed: 6.2%"):
+    with pytest.warns(UserWarning, match="collapsed"):
         agent.report("tokenizer", experience)
     with torch.no_grad():
         agent.model.tokenizer.codebook.weight.copy_(kept)

@@ -111,8 +111,8 @@ class Lstm(nn.Module):
             return self.lstm(feat, memory)
 
     def say(self, hidden: Float[Tensor, "*batch D"]) -> Said:
-        """Both heads."""
-        return Said(self.actor(hidden).float(), self.critic(hidden).float().squeeze(-1))
+        """Both heads, in full precision."""
+        return exactly(self.actor, self.critic, hidden)
 
     def burn(self, seen: Seen, mask: Bool[Tensor, "N B"]) -> State:
         """What is padded leaves the memory as it is: zeros."""
@@ -137,6 +137,12 @@ class Lstm(nn.Module):
             memory = self.remember(x, memory)
             hidden.append(memory[0])
         return self.say(torch.stack(hidden, 1))
+
+
+def exactly(actor: nn.Module, critic: nn.Module, x: Float[Tensor, "*batch D"]) -> Said:
+    """What two heads say in full precision, whatever else is computed in: values of bf16 are an eighth apart at 20."""
+    with torch.autocast(x.device.type, enabled=False):
+        return Said(actor(x.float()), critic(x.float()).squeeze(-1))
 
 
 class Attention(nn.Module):
@@ -169,7 +175,7 @@ class Attention(nn.Module):
         """What is said of windows of W frames."""
         x = self.embed(tokens.flatten(1)) + self.place.weight
         x = self.transformer(x)[:, -1]
-        return Said(self.actor(x).float(), self.critic(x).float().squeeze(-1))
+        return exactly(self.actor, self.critic, x)
 
     def step(self, seen: Seen, memory: State) -> tuple[Said, State]:
         window = torch.cat([memory, seen.tokens[:, None]], 1)  # (N, W, K)

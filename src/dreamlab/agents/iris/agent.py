@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from dreamlab.run.config import RunConfig
 
 CHUNK = 64
-"""frames tokenised at once"""
+"""frames tokenised or decoded at once"""
+LOOK = 50
+"""updates between two looks at rewards"""
 COLLAPSED = 0.05
 """share of the codebook in use below which it has collapsed"""
 
@@ -170,6 +172,10 @@ class Iris:
                     f"iris learns what actions lead to which rewards, and these recordings have no {what}; "
                     "world-models learns from pictures alone: dreamlab train world-models --agent.stages vision memory"
                 )
+        if not recorded.ends:
+            warnings.warn(
+                "these recordings do not say where episodes ended: IRIS takes the end of each for one", stacklevel=2
+            )
         self.recorded = recorded
 
     # ---- the tokenizer
@@ -235,7 +241,7 @@ class Iris:
 
     def _tell_rewards(self, batch: Batch) -> None:
         """Once: where rewards are more than their sign."""
-        if "rewards" in self.told:
+        if "rewards" in self.told or self.versions["dynamics"] % LOOK:  # looking waits for the device
             return
         rew = batch.rew[batch.mask]
         if bool((rew.abs() * (rew.abs() - 1)).any()):
@@ -255,9 +261,11 @@ class Iris:
         rows = self.segments["actor_critic"](experience.index, config.batch, config.burn_in + 1, pad="left")
         tokens = self.tokens(experience, rows)  # (N, B + 1, K)
         mask = torch.from_numpy(rows[:, :-1] >= 0).to(tokens.device)
-        with torch.no_grad(), self.compute.autocast():
-            memory = self.actor_critic.burn(self.see(tokens[:, :-1]), mask)
-            dream = self._imagine(tokens[:, -1], memory)
+        with torch.no_grad():
+            with self.compute.autocast():
+                memory = self.actor_critic.burn(self.see(tokens[:, :-1]), mask)
+            with self.compute.autocast():  # a cache of casts of its own: what a graph captures must cast inside it
+                dream = self._imagine(tokens[:, -1], memory)
         self.actor_critic.train()
         with self.compute.autocast():
             said = self.actor_critic.unroll(dream.seen, memory)
@@ -277,8 +285,8 @@ class Iris:
         """Tokens (..., K), and the frames (..., C, h, w) that they stand for if the actor-critic looks at them."""
         if not self.actor_critic.looks:
             return Seen(tokens, tokens.new_zeros(*tokens.shape[:-1], 0, dtype=torch.float32))
-        lead = tokens.shape[:-1]
-        return Seen(tokens, self.model.tokenizer.picture(tokens.flatten(0, -2)).unflatten(0, lead))
+        pieces = [self.model.tokenizer.picture(piece) for piece in tokens.flatten(0, -2).split(CHUNK)]
+        return Seen(tokens, torch.cat(pieces).unflatten(0, tokens.shape[:-1]))
 
     def imagine(self, tokens: Tensor, memory: State) -> Imagined:
         """H steps from start frames (N, K) by the policy, without gradients, drawn in the paper's order."""
@@ -323,10 +331,11 @@ class Iris:
             share = float(found["codebook_usage"])
             if share < COLLAPSED:
                 warnings.warn(
-                    f"the codebook has collapsed: {share:.1%} of its {self.config.tokenizer.vocabulary} codes are in "
-                    "use; try a smaller --agent.tokenizer.commitment-scale, or fewer codes with "
-                    "--agent.tokenizer.vocabulary",
-                    stacklevel=2,
+                    f"the codebook has collapsed, or has yet to unfold: {share:.1%} of its "
+                    f"{self.config.tokenizer.vocabulary} codes are in use after {self.versions['tokenizer']} updates; "
+                    "if it stays so, try --agent.tokenizer.revive 50, a smaller --agent.tokenizer.commitment-scale, or "
+                    "fewer codes with --agent.tokenizer.vocabulary",
+                    stacklevel=3,
                 )
         if "dynamics" in active:
             found |= reports.dynamics(self.model, experience)

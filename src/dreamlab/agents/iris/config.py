@@ -253,7 +253,7 @@ def budget(
     edges = sorted({0, *(s for s in starts.values() if s < epochs), min(collecting, epochs), epochs})
     found: list[Phase] = []
     for begin, end in pairwise(edges):
-        active = [name for name in PARTS if starts[name] <= begin]
+        active = [name for name in starts if starts[name] <= begin]
         acts = recorded is None and begin < collecting
         if not active and not acts:
             continue

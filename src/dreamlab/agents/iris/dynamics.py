@@ -91,7 +91,7 @@ class Dynamics(nn.Module):
         self.embed_act = nn.Embedding(actions, width)
         self.embed_obs = nn.Embedding(vocabulary, width)
         self.transformer = Transformer(config.layers, config.heads, width, config.dropout)
-        self.obs, self.rew, self.end = head(width, vocabulary), head(width, 3), head(width, 2)
+        self.obs, self.rew, self.end = Head(width, vocabulary), Head(width, 3), Head(width, 2)
         self.apply(initialise)
 
     # -- learning --------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ class Dynamics(nn.Module):
         x = x.unflatten(1, (t, self.block))  # (B, T, K+1, D)
         after = x[:, :, -1]  # (B, T, D): where actions went in
         inside = torch.cat([x[:, :, : self.tokens - 1], after.unsqueeze(2)], 2)  # (B, T, K, D)
-        return Said(self.obs(inside).float(), self.rew(after).float(), self.end(after).float())
+        return Said(self.obs(inside), self.rew(after), self.end(after))
 
     def losses(
         self,
@@ -251,9 +251,15 @@ class Dynamics(nn.Module):
         return memory._replace(cache=memory.cache._replace(size=size))
 
 
-def head(width: int, outs: int) -> nn.Sequential:
-    """What reads the transformer's output."""
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outs))
+class Head(nn.Sequential):
+    """What reads the transformer's output: logits in full precision, whatever else is computed in."""
+
+    def __init__(self, width: int, outs: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outs))
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch C"]:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 def decay_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:

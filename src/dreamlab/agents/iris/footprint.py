@@ -54,5 +54,8 @@ def _dreams(config: Config, shape: tuple[int, ...], grid: int) -> float:
     pixels, steps = shape[1] * shape[2], a.burn_in + 2 * a.horizon
     cache = 2 * d.layers * d.width * d.blocks * (grid + 1)
     maps = sum(3 * c * pixels / 4**k for k, c in enumerate(a.channels))
-    frames = steps * shape[0] * pixels + (a.horizon * maps if a.kind == "lstm" else 0)
-    return a.batch * (cache + frames) + a.batch * 6 * config.tokenizer.channels * pixels
+    read = a.frames * grid
+    layer = WIDTHS_HELD * a.width * read + SCORES_HELD * a.heads * read**2
+    learning = {"lstm": maps + steps * shape[0] * pixels / a.horizon, "transformer": a.layers * layer}[a.kind]
+    drawing = min(a.batch, 64) * 6 * config.tokenizer.channels * pixels if a.kind == "lstm" else 0
+    return a.batch * (cache + a.horizon * learning) + drawing

@@ -107,7 +107,6 @@ class Tokenizer(nn.Module):
         total = torch.stack([scales[name] * term for name, term in terms.items()]).sum()
         return total, {name: term.detach() for name, term in terms.items()}, tokens
 
-
     @torch.no_grad()
     def revive(self, image: UInt8[Tensor, "N C h w"]) -> None:
         """Move the codes that no token has named since the last time to what the encoder says at random places."""
