@@ -161,7 +161,13 @@ def test_more_steps_are_more_epochs_and_too_few_are_refused():
     ]  # fmt: skip
     assert sum(p.env_steps for p in budget(TINY, RunConfig(envs=1, steps=77))) == 77
     with pytest.raises(UserError, match=r"--steps 10200 or more"):
-        budget(replace(Config(), epochs=3, collect_epochs=3), RunConfig(envs=1))
+        budget(replace(Config(), epochs=50, collect_epochs=50), RunConfig(envs=1))
+    little = replace(TINY, actor_critic=replace(TINY.actor_critic, after=9))
+    with pytest.raises(
+        UserError, match=r"trains actor_critic; type: --steps 270 or more, or a smaller --agent.actor-cr"
+    ):
+        budget(little, RunConfig(envs=1))
+    budget(little, RunConfig(envs=1, steps=270))
     recorded = Recorded(100, True, True, True, True)
     assert [p.env_steps for p in budget(Config(), RunConfig(), (), recorded)] == [0, 0, 0, 0]
 

@@ -236,7 +236,7 @@ def budget(
     ended, or where recordings are given, epochs learn alone.
 
     Raises:
-        UserError: nothing would be trained.
+        UserError: a part would never be trained.
     """
     starts = {name: getattr(config, name).after for name in PARTS if getattr(config, name).updates}
     if not starts:
@@ -244,11 +244,12 @@ def budget(
     steps = config.collect_epochs * config.epoch_steps if run.steps is None else run.steps
     collecting = -(-steps // config.epoch_steps)
     epochs = collecting + config.epochs - config.collect_epochs
-    if epochs <= min(starts.values()):
+    late = [name for name, start in starts.items() if start >= epochs]
+    if late:
+        need = max(1, max(starts.values()) + 1 - (config.epochs - config.collect_epochs)) * config.epoch_steps
         raise UserError(
-            f"{epochs} epochs end before the first that trains anything; type: --steps "
-            f"{(max(starts.values()) + 1) * config.epoch_steps} or more, or smaller --agent.tokenizer.after, "
-            "--agent.dynamics.after and --agent.actor-critic.after"
+            f"{epochs} epochs end before the first that trains {' and '.join(late)}; type: --steps {need} or more, or "
+            f"a smaller {', '.join(f'--agent.{name}.after'.replace('_', '-') for name in late)}"
         )
     edges = sorted({0, *(s for s in starts.values() if s < epochs), min(collecting, epochs), epochs})
     found: list[Phase] = []
