@@ -19,10 +19,13 @@ import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dreamlab.core.config import fail, read_yaml
 from dreamlab.core.errors import UserError, suggest, unknown
+
+if TYPE_CHECKING:
+    from dreamlab.core.types import Recorded
 
 OFFERS = ("Config", "EXTENDS", "SEES", "budget", "build", "footprint")
 """what a module must hold to be an agent; ``EXTENDS`` names the settings whose change extends a run: of its
@@ -38,6 +41,20 @@ class Footprint(NamedTuple):
     """annotations beside one row of the replay"""
     rewritten: bool = False
     """whether learning writes these again and again: what undoes that, since each kept checkpoint, takes disk too"""
+
+
+def refuse_lacking(agent: str, recorded: Recorded) -> None:
+    """What every agent needs of recordings that learns what actions lead to which rewards.
+
+    Raises:
+        UserError: they lack actions or rewards.
+    """
+    for there, what in ((recorded.actions, "actions"), (recorded.rewards, "rewards")):
+        if not there:
+            raise UserError(
+                f"{agent} learns what actions lead to which rewards, and these recordings have no {what}; "
+                "world-models learns from pictures alone: dreamlab train world-models --agent.stages vision memory"
+            )
 
 
 def names() -> list[str]:

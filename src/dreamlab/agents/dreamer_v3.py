@@ -29,7 +29,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dreamlab.agents import Footprint
+from dreamlab.agents import Footprint, refuse_lacking
 from dreamlab.core.errors import UserError
 from dreamlab.core.lazy import lazy
 from dreamlab.core.protocols import Experience, Phase, Policy
@@ -474,12 +474,7 @@ class DreamerV3:
         Raises:
             UserError: they lack actions or rewards.
         """
-        for there, what in ((recorded.actions, "actions"), (recorded.rewards, "rewards")):
-            if not there:
-                raise UserError(
-                    f"dreamer-v3 learns what actions lead to which rewards, and these recordings have no {what}; "
-                    "world-models learns from pictures alone: dreamlab train world-models --agent.stages vision memory"
-                )
+        refuse_lacking("dreamer-v3", recorded)
         self.recorded = recorded
         self.windows = sampling.StreamWindows(seeds.derive(self.seed, "windows"))
 

@@ -110,6 +110,18 @@ def read(cls: type[C], data: Any, where: str, problems: list[str], base: C | Non
         return None
 
 
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise ValueError unless a setting is as large as that."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise ValueError unless a setting is above 0."""
+    if value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Where two dictionaries differ: (dotted path, value in ``a``, value in ``b``), None where there is none."""
     old, new = dict(_leaves(a)), dict(_leaves(b))

@@ -270,6 +270,7 @@ class SeededReset(Wrapper):
         self._obs: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        """The next of its own episodes; with ``options["seeds"]`` one of those seeds instead, or none: it idles."""
         if options is None and self._one_off:
             self._idle = True
             return self._obs, {}

@@ -244,6 +244,7 @@ def _film(path: Path) -> dict[str, Stored]:
         shape = (packets.count(False), stream.height, stream.width, 3)
 
     def pieces() -> Iterator[np.ndarray]:
+        """The film's frames, so many at a time."""
         with told(path.name), av.open(str(path)) as file:
             found: list[np.ndarray] = []
             seen = 0

@@ -22,6 +22,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from dreamlab.agents import refuse_lacking
 from dreamlab.agents.iris import actor_critic as behaviour
 from dreamlab.agents.iris import perceptual, reports
 from dreamlab.agents.iris.acting import Acting
@@ -166,12 +167,7 @@ class Iris:
         Raises:
             UserError: they lack actions or rewards.
         """
-        for there, what in ((recorded.actions, "actions"), (recorded.rewards, "rewards")):
-            if not there:
-                raise UserError(
-                    f"iris learns what actions lead to which rewards, and these recordings have no {what}; "
-                    "world-models learns from pictures alone: dreamlab train world-models --agent.stages vision memory"
-                )
+        refuse_lacking("iris", recorded)
         if not recorded.ends:
             warnings.warn(
                 "these recordings do not say where episodes ended: IRIS takes the end of each for one", stacklevel=2

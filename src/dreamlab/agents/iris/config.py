@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from dreamlab.core.config import at_least, positive
 from dreamlab.core.errors import UserError
 from dreamlab.core.protocols import Phase
 
@@ -71,18 +72,18 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "groups", "downs", "residuals", "embed", "batch"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if not 2 <= self.vocabulary <= 32_767:
             raise ValueError(
                 f"vocabulary must be between 2 and 32767 (rows hold tokens in 16 bits), got {self.vocabulary}"
             )
         for name in ("after", "updates", "revive"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         for name in ("codebook_scale", "commitment_scale"):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
+                positive(name, getattr(self, name))
         if self.channels % self.groups:
             raise ValueError(f"groups must divide channels, got {self.groups} and {self.channels}")
 
@@ -116,11 +117,11 @@ class DynamicsConfig:
 
     def __post_init__(self) -> None:
         for name in ("blocks", "layers", "heads", "width", "batch"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("after", "updates", "decay"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.width % self.heads:
@@ -168,12 +169,12 @@ class ActorCriticConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "batch", "frames", "layers", "heads", "width"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("horizon", self.horizon, 2)
+            at_least(name, getattr(self, name), 1)
+        at_least("horizon", self.horizon, 2)
         for name in ("after", "updates", "burn_in", "entropy"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         for name in ("gamma", "trace"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -208,13 +209,13 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "collect_epochs", "epoch_steps"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if self.collect_epochs > self.epochs:
             raise ValueError(f"collect_epochs must be at most epochs, got {self.collect_epochs} and {self.epochs}")
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon must be between 0 and 1, got {self.epsilon}")
         for name in ("temperature", "eval_temperature"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if self.actor_critic.horizon > self.dynamics.blocks:
             # a longer dream forgets: the context is begun anew from a single frame in the middle of it
             raise ValueError(
@@ -272,13 +273,3 @@ def trained(phase: Phase, config: Config) -> dict[str, int]:
     begun = getattr(config, phase.name).after
     parts = {name: getattr(config, name) for name in PARTS}
     return {name: part.updates for name, part in parts.items() if part.after <= begun and part.updates}
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")

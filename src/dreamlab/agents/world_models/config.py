@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from dreamlab.core.config import at_least, positive
 from dreamlab.core.protocols import Phase
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ class VisionConfig:
     """gradient steps; the paper's 1 epoch of 10 million frames is 100 000 (the authors' code runs 10)"""
 
     def __post_init__(self) -> None:
-        _at_least("latent", self.latent, 1)
-        _at_least("batch", self.batch, 1)
+        at_least("latent", self.latent, 1)
+        at_least("batch", self.batch, 1)
         for name in ("updates", "kl_floor", "beta", "anneal"):
-            _at_least(name, getattr(self, name), 0)
-        _positive("lr", self.lr)
+            at_least(name, getattr(self, name), 0)
+        positive("lr", self.lr)
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "mixtures", "sequence", "batch"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("updates", "warm_up"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip", "sigma_floor", "reward_weight", "continuation_weight", "terminal_weight"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if self.warm_up >= self.sequence:
             raise ValueError(
                 f"warm_up {self.warm_up} leaves nothing to learn of sequences of {self.sequence}; make sequence longer"
@@ -172,13 +173,13 @@ class ControllerConfig:
     """episodes of such an evaluation (the paper: 1024)"""
 
     def __post_init__(self) -> None:
-        _at_least("population", self.population, 4)  # the library cannot do with fewer
+        at_least("population", self.population, 4)  # the library cannot do with fewer
         for name in ("episodes", "horizon", "dream_rows", "evaluate_episodes"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("generations", "evaluate_every", "hidden", "warm_up"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("sigma0", "temperature"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -210,11 +211,11 @@ class ActorCriticConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "batch", "horizon", "window"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("dream_updates", "env_steps", "entropy"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("lr", "clip"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         for name in ("discount", "trace"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -246,9 +247,9 @@ class Config:
     """how C learns where its learner is actor-critic"""
 
     def __post_init__(self) -> None:
-        _at_least("collect_steps", self.collect_steps, 0)
-        _at_least("iterations", self.iterations, 1)
-        _at_least("collect_sigma", self.collect_sigma, 0)
+        at_least("collect_steps", self.collect_steps, 0)
+        at_least("iterations", self.iterations, 1)
+        at_least("collect_sigma", self.collect_sigma, 0)
         if self.iterations > 1 and "controller" not in (self.stages or STAGES):
             raise ValueError("a second iteration collects with the controller: let stages name it, or set iterations 1")
         own = self.actor_critic
@@ -336,13 +337,3 @@ def budget(
         ]
         phases += [replace(phase, iteration=iteration) for phase in one]
     return phases
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
