@@ -138,11 +138,13 @@ def evaluate(
 
 def told(score: dict[str, Any], step: int) -> list[str]:
     """A score in a line or two."""
+    from dreamlab.evals.episodes import figure
+
     count = len(score["returns"])
     error, length = score["std"] / max(1, count - 1) ** 0.5, sum(score["lengths"]) / count
     lines = [
-        f"{score['agent']} on {score['env']}, checkpoint {step}: mean {score['mean']:.1f}, "
-        f"std {score['std']:.1f}, standard error {error:.1f}, {count} episodes of {length:.0f} steps"
+        f"{score['agent']} on {score['env']}, checkpoint {step}: mean {figure(score['mean'])}, "
+        f"std {figure(score['std'])}, standard error {figure(error)}, {count} episodes of {length:.0f} steps"
     ]
     if "measures" in score:
         lines.append(", ".join(f"{name} {value:.1f}" for name, value in score["measures"].items()))

@@ -192,7 +192,9 @@ def evaluation(spec: Spec, folder: Path, trainer: Trainer, compute: Any, step: i
         | score.get("measures", {}),
     )
     trainer.log.write(step)
-    trainer.log.message(f"evaluation at step {step}: {mean:.1f} ± {std:.1f} over {count} episodes")
+    trainer.log.message(
+        f"evaluation at step {step}: {episodes.figure(mean)} ± {episodes.figure(std)} over {count} episodes"
+    )
     return mean
 
 

@@ -90,6 +90,11 @@ def score(agent: str, env: str, outcome: Outcome, protocol: Mapping[str, Any]) -
     }
 
 
+def figure(value: float) -> str:
+    """As it is told: two places below 10, where one would hide that 0.95 is not 1."""
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def way(agent: Any, explore: bool) -> str:
     """How an agent acts in an evaluation, in words; one that can do both says whether it draws its actions."""
     if explore:
