@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -96,11 +97,28 @@ def test_two_signals_stop_at_once(tmp_path, capfd):
     assert "going on from step" in capfd.readouterr().out
 
 
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="no telling what a process has imported")
 def test_a_signal_before_it_runs(tmp_path):
-    """While everything is still being imported."""
+    """While everything is still being imported: the first thing that takes long is torch."""
     process = start(tmp_path / "run", TOY, None)
-    time.sleep(0.8)
+    while not any("torch" in map.path for map in psutil.Process(process.pid).memory_maps()):
+        assert process.poll() is None
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err in ("", "dreamlab: stopped\n")
+
+
+def test_an_interrupted_exec_of_text_ends_with_the_same_code(tmp_path):
+    """Where it falls into the making of a dataclass, say."""
+    text = """
+        import sys
+        from dreamlab.cli import main
+        main._dispatch = lambda argv: exec("raise KeyboardInterrupt")
+        sys.exit(main.main([]))
+        """
+    (tmp_path / "interrupted.py").write_text(textwrap.dedent(text))
+    argv = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "dreamlab: stopped\n")

@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _say(str(error), error.exit_code)
     except (KeyboardInterrupt, Interrupted):
+        # CPython (3.11) ends `python -m` by SIGINT, whatever we return, if this came up through an exec of text, such
+        # as dataclasses have; a later exec of text makes it forget
+        exec("")
         return _say("stopped", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes
