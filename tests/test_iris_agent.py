@@ -29,7 +29,7 @@ from dreamlab.run.config import RunConfig
 from dreamlab.run.trainer import Stopped
 
 SMOKE = from_dict(Config, agents.preset("iris", "smoke")["agent"])
-TINY = replace(SMOKE, epochs=4, collect_epochs=3, epoch_steps=30, tokenizer=replace(SMOKE.tokenizer, revive=2))
+TINY = replace(SMOKE, epochs=4, collect_epochs=3, epoch_steps=30, tokenizer=replace(SMOKE.tokenizer, revive=2, continuous=1))
 IMAGE = spaces.Dict(image=spaces.Box(0, 255, (3, 16, 16), np.uint8))
 
 
@@ -339,7 +339,7 @@ def test_the_policy_remembers_an_episode_and_makes_its_memory_anew_after_learnin
 def test_a_score_says_how_actions_were_drawn_and_what_reconstructions_cost(run):
     _, agent, _ = run
     obs, first = {"image": torch.zeros(400, 3, 16, 16, dtype=torch.uint8)}, torch.ones(400, dtype=torch.bool)
-    assert agent.protocol == {"reconstruction_loss": WithoutLpips.name, "temperature": 0.5}
+    assert agent.protocol == {"reconstruction_loss": WithoutLpips().name, "temperature": 0.5}
     drawn = agent.policy(explore=False)
     assert len(drawn(obs, first, drawn.initial(400))[0].unique()) > 1
     agent.evaluation = "mode"
@@ -369,7 +369,7 @@ def test_a_run_keeps_to_the_recipe_that_it_began_with(run, monkeypatch):
     twin = built(replace(TINY, tokenizer=replace(TINY.tokenizer, perceptual="auto")), spaces.Discrete(4))
     assert twin.protocol["reconstruction_loss"] == "L1 + LPIPS"
     twin.load_state_dict(deepcopy(agent.state_dict()))
-    assert twin.protocol["reconstruction_loss"] == WithoutLpips.name
+    assert twin.protocol["reconstruction_loss"] == WithoutLpips().name
     twin.load_state_dict({**deepcopy(agent.state_dict()), "perceptual": "lpips"})
     monkeypatch.setattr(perceptual, "missing", lambda: ["VGG16's weights are not there"])
     assert twin.protocol["reconstruction_loss"] == "L1 + LPIPS"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dreamlab.agents.iris import perceptual
 from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Lpips, WithLpips, WithoutLpips, make, settle
-from dreamlab.agents.iris.tokenizer import Attention, Tokenizer, counts, straight_through, usage, usage_picture
+from dreamlab.agents.iris.tokenizer import Attention, Tokenizer, counts, signed, straight_through, usage, usage_picture
 from dreamlab.core.errors import UserError
 from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
@@ -254,7 +254,7 @@ def test_missing_weights_are_named_with_where_they_were_looked_for(places, monke
     monkeypatch.setattr(perceptual, "heads_path", lambda: None)
     with pytest.raises(UserError, match="pip install lpips"):
         choose("lpips", 3)
-    assert choose("auto", 3).name == choose("none", 3).name == WithoutLpips.name
+    assert choose("auto", 3).name == choose("none", 3).name == WithoutLpips().name
 
 
 def test_weights_that_are_there_are_used_where_frames_are_fit_for_them(places):
@@ -263,7 +263,7 @@ def test_weights_that_are_there_are_used_where_frames_are_fit_for_them(places):
     torch.save(heads, places["heads"])
     assert choose("auto", 3).name == choose("lpips", 1).name == "L1 + LPIPS"
     for unfit in ((4, 64), (3, 10)):
-        assert choose("auto", *unfit).name == WithoutLpips.name
+        assert choose("auto", *unfit).name == WithoutLpips().name
         with pytest.raises(UserError, match="it sees frames of"):
             choose("lpips", *unfit)
     torch.save(heads, places["vgg"])
@@ -368,3 +368,43 @@ def test_codes_that_nothing_names_are_moved_to_where_frames_are():
     moved = [i for i in range(64) if i not in (3, 7)]
     assert (after[moved, None] - z).abs().amax(-1).amin(1).max() < 1e-5
     assert not tokenizer.used.any()
+
+
+def test_revived_codes_go_to_what_is_rare():
+    """One pixel of a hundred frames that differs gets a code of its own, where a draw among all places misses it."""
+    tokenizer = tiny()
+    image = torch.full((100, *tokenizer.shape), 90, dtype=torch.uint8)
+    image[0, :, 3, 5] = 255
+    tokenizer.used[0] = True
+    with torch.no_grad():
+        plain, odd = tokenizer.encode(signed(image[[1, 0]]))  # (E, gh, gw) each
+        tokenizer.codebook.weight[0] = plain[:, 0, 0]
+        place = (plain - odd).square().sum(0).argmax()
+    tokenizer.revive(image)
+    _, codes = tokenizer.quantise(tokenizer.encode(signed(image[:1])))
+    assert torch.allclose(codes[0].flatten(1)[:, place], odd.flatten(1)[:, place], atol=1e-5)
+
+
+def test_an_autoencoder_first_then_codes_where_its_frames_are():
+    """The continuous losses leave the codebook alone, and end where the quantised ones would with a code for each."""
+    tokenizer, image, recipe = tiny(), frames(4), WithoutLpips()
+    loss, terms = tokenizer.continuous_losses(image, recipe)
+    loss.backward()
+    assert tokenizer.codebook.weight.grad is None
+    with torch.no_grad():
+        z = tokenizer.encode(signed(image[:1]))
+        tokenizer.codebook.weight[: tokenizer.tokens] = z[0].flatten(1).T
+    quantised, found, _ = tokenizer.losses(image[:1], recipe)
+    whole, same = tokenizer.continuous_losses(image[:1], recipe)
+    assert torch.allclose(whole, quantised, atol=1e-6)
+    assert terms.keys() == same.keys() == found.keys() - {"codebook", "commitment"}
+
+
+def test_a_gain_keeps_the_size_of_what_convolutions_outside_residual_blocks_see():
+    torch.manual_seed(0)
+    plain = tiny()
+    torch.manual_seed(0)
+    strong = Tokenizer(plain.shape, replace(TINY, gain=3.0))
+    for (name, a), b in zip(plain.named_parameters(), strong.parameters(), strict=True):
+        outside = a.ndim == 4 and ".convs." not in name
+        assert torch.equal(b, a * 3 if outside else a), name

@@ -47,6 +47,8 @@ CHUNK = 64
 """frames tokenised or decoded at once"""
 LOOK = 50
 """updates between two looks at rewards"""
+REVIVED = 64
+"""frames, or more, among which the codes that nothing named find new places"""
 COLLAPSED = 0.05
 """share of the codebook in use below which it has collapsed"""
 
@@ -151,7 +153,7 @@ class Iris:
     def protocol(self) -> Mapping[str, Any]:
         """What a score must say beside how actions were chosen."""
         drawn = {"temperature": self.config.eval_temperature} if self.evaluation == "sample" else {}
-        return {"reconstruction_loss": perceptual.NAMES[self.perceptual], **drawn}
+        return {"reconstruction_loss": perceptual.name(self.perceptual, self.config.tokenizer.worst), **drawn}
 
     def refuse_untrained(self) -> None:
         """Call when all is loaded that was asked for.
@@ -159,7 +161,7 @@ class Iris:
         Raises:
             UserError: LPIPS is asked for, or was when the run began, and its weights are not there.
         """
-        self.recipe = self.recipe or perceptual.make(self.perceptual)
+        self.recipe = self.recipe or perceptual.make(self.perceptual, self.config.tokenizer.worst)
 
     def learn_from(self, recorded: Recorded) -> None:
         """Learn from recordings alone.
@@ -181,17 +183,27 @@ class Iris:
         config, tokenizer = self.config.tokenizer, self.model.tokenizer
         rows = self.segments["tokenizer"](experience.index, config.batch, 1)
         image = experience.gather(rows, obs=("image",), extras=()).obs["image"].flatten(0, 1)
-        self.recipe = self.recipe or perceptual.make(self.perceptual)
+        self.recipe = self.recipe or perceptual.make(self.perceptual, self.config.tokenizer.worst)
         tokenizer.train()
         with self.compute.autocast():
-            loss, metrics, tokens = tokenizer.losses(image, self.recipe)
+            if self.versions["tokenizer"] < config.continuous:
+                loss, metrics = tokenizer.continuous_losses(image, self.recipe)
+            else:
+                loss, metrics, tokens = tokenizer.losses(image, self.recipe)
+                tokenizer.used[tokens.flatten()] = True
+                metrics |= usage(tokens, config.vocabulary)
         tokenizer.eval()
-        found = self._step("tokenizer", loss, metrics | usage(tokens, config.vocabulary))
-        tokenizer.used[tokens.flatten()] = True
-        if config.revive and self.versions["tokenizer"] % config.revive == 0:
-            with self.compute.autocast():
-                tokenizer.revive(image)
+        found = self._step("tokenizer", loss, metrics)
+        quantised = self.versions["tokenizer"] - config.continuous
+        if (config.continuous and quantised == 0) or (config.revive and quantised > 0 == quantised % config.revive):
+            self._revive(experience)
         return found
+
+    def _revive(self, experience: Experience) -> None:
+        rows = self.segments["tokenizer"](experience.index, max(REVIVED, self.config.tokenizer.batch), 1)
+        image = experience.gather(rows, obs=("image",), extras=()).obs["image"].flatten(0, 1)
+        with self.compute.autocast():
+            self.model.tokenizer.revive(image)
 
     @torch.no_grad()
     def tokens(self, experience: Experience, rows: np.ndarray) -> Tensor:
@@ -322,7 +334,7 @@ class Iris:
         """Frames beside their reconstructions, the codebook's use, open-loop films, values against real returns."""
         found: dict[str, Any] = {}
         active = [name for name in PARTS if self.versions[name]]
-        if "tokenizer" in active:
+        if self.versions["tokenizer"] > self.config.tokenizer.continuous:
             found |= reports.tokenizer(self.model.tokenizer, experience)
             share = float(found["codebook_usage"])
             if share < COLLAPSED:

@@ -56,9 +56,17 @@ class TokenizerConfig:
     """weight of the loss that moves codes to the encoder's output; without it the recipe's own: 1"""
     commitment_scale: float | None = None
     """weight of the loss that holds the encoder to its codes; without it the recipe's own: lpips 1, none 0.02"""
+    worst: float = 0.01
+    """for the recipe without LPIPS: weight of each frame's worst pixel; more where what counts is small"""
+    gain: float = 1.0
+    """of the convolutions' starting weights outside residual blocks; 1 is PyTorch's and the paper's, with which a ball
+    of two pixels reaches the codes a hundred times fainter than the background; 1.73 keeps its size (ours)"""
+    continuous: int = 0
+    """updates before the first that quantises: until then an autoencoder without codes, which finds small things
+    sooner; its codes then begin where its frames are (ours, for shorter runs)"""
     revive: int = 0
-    """updates between which codes that no token named are moved to what the encoder says of random places; 0: never,
-    as in the paper, whose codebook has a hundred thousand updates to unfold (ours, for shorter runs)"""
+    """updates between which codes that no token named are moved to what the codebook tells worst; 0: never, as in the
+    paper, whose codebook has a hundred thousand updates to unfold (ours, for shorter runs)"""
     after: int = 5
     """epochs before the first that trains it"""
     updates: int = 200
@@ -77,9 +85,9 @@ class TokenizerConfig:
             raise ValueError(
                 f"vocabulary must be between 2 and 32767 (rows hold tokens in 16 bits), got {self.vocabulary}"
             )
-        for name in ("after", "updates", "revive"):
+        for name in ("after", "updates", "revive", "continuous", "worst"):
             at_least(name, getattr(self, name), 0)
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "gain"):
             positive(name, getattr(self, name))
         for name in ("codebook_scale", "commitment_scale"):
             if getattr(self, name) is not None:

@@ -81,11 +81,16 @@ class WithoutLpips:
     Its terms are some fifty times smaller than the paper's, and so must be the pull on the encoder. The codebook's
     loss reaches nothing but the codebook, which nothing else moves: its weight stays 1, because 1/50 would bring the
     gradients of codes that are seldom used down to Adam's epsilon.
+
+    Args:
+        worst: weight of the worst pixel.
     """
 
-    name = "without LPIPS: MSE + 0.1 L1 + 0.01 worst pixel"
     codebook_scale, commitment_scale = 1.0, 0.02
-    scales: Mapping[str, float] = {"mse": 1.0, "l1": 0.1, "worst": 0.01}
+
+    def __init__(self, worst: float = 0.01) -> None:
+        self.name = f"without LPIPS: MSE + 0.1 L1 + {worst:g} worst pixel"
+        self.scales: Mapping[str, float] = {"mse": 1.0, "l1": 0.1, "worst": worst}
 
     def __call__(self, x: Tensor, x_hat: Tensor, training: bool = False) -> dict[str, Tensor]:
         error = (x - x_hat) / 2  # of pixels in [0, 1]
@@ -157,8 +162,10 @@ def _unit(feat: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
 
 # ---- which one
 
-NAMES = {"lpips": WithLpips.name, "none": WithoutLpips.name}
-"""as scores tell them"""
+
+def name(kind: str, worst: float = 0.01) -> str:
+    """What scores call the recipe ``lpips`` or ``none``."""
+    return WithLpips.name if kind == "lpips" else WithoutLpips(worst).name
 
 
 def settle(kind: str, channels: int, side: int = 64) -> str:
@@ -179,14 +186,14 @@ def settle(kind: str, channels: int, side: int = 64) -> str:
     return kind
 
 
-def make(kind: str) -> Reconstruction:
-    """The recipe ``lpips`` or ``none``.
+def make(kind: str, worst: float = 0.01) -> Reconstruction:
+    """The recipe ``lpips`` or ``none``, the latter with this weight of the worst pixel.
 
     Raises:
         UserError: LPIPS's weights are not there, or are others.
     """
     if kind == "none":
-        return WithoutLpips()
+        return WithoutLpips(worst)
     if lacking := missing():
         raise UserError(f"LPIPS cannot be used: {'; '.join(lacking)}; {WITHOUT}")
     return WithLpips(read())

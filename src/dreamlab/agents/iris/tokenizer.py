@@ -17,7 +17,7 @@ Maps are channels-last in memory. Norms, attention's softmax, the choice of code
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class Tokenizer(nn.Module):
         self.used: Tensor
         self.register_buffer("used", torch.zeros(config.vocabulary, dtype=torch.bool))  # since the last revival
         nn.init.uniform_(self.codebook.weight, -1 / config.vocabulary, 1 / config.vocabulary)
+        _strengthen(self, config.gain)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E gh gw"]:
@@ -102,18 +103,52 @@ class Tokenizer(nn.Module):
         }
         own = {"codebook": recipe.codebook_scale, "commitment": recipe.commitment_scale}
         scales = {**recipe.scales, **own, **{name: scale for name, scale in self.scales.items() if scale is not None}}
-        if terms.keys() != scales.keys():
-            raise KeyError(f"losses {sorted(terms)} do not match scales {sorted(scales)}")
-        total = torch.stack([scales[name] * term for name, term in terms.items()]).sum()
-        return total, {name: term.detach() for name, term in terms.items()}, tokens
+        return *_weighed(terms, scales), tokens
+
+    def continuous_losses(
+        self, image: UInt8[Tensor, "N C h w"], recipe: Reconstruction
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same of an autoencoder that hands its decoder what its encoder says, not codes (ours)."""
+        x = signed(image)
+        return _weighed(recipe(x, self.decode(self.encode(x)).float(), self.training), recipe.scales)
 
     @torch.no_grad()
     def revive(self, image: UInt8[Tensor, "N C h w"]) -> None:
-        """Move the codes that no token has named since the last time to what the encoder says at random places."""
+        """Move the codes that no token has named since the last time, one by one, to what the encoder says at places.
+
+        A place is drawn in proportion to its squared distance from the nearest code that is kept or was moved before:
+        k-means++ (Arthur & Vassilvitskii 2007). Places drawn evenly are almost all background.
+        """
         z = self.encode(signed(image)).float().movedim(1, -1).flatten(0, -2)  # (N * K, E)
         codes = self.codebook.weight
-        codes.copy_(torch.where(self.used[:, None], codes, z[torch.randint(len(z), (len(codes),), device=z.device)]))
+        kept = codes[self.used]
+        far = torch.cdist(z, kept).amin(1).square() if len(kept) else z.new_ones(len(z))
+        for i in (~self.used).nonzero().flatten().tolist():
+            place = z[torch.multinomial(far + TINY, 1)]  # (1, E)
+            codes[i : i + 1] = place
+            far = torch.minimum(far, (z - place).square().sum(1))
         self.used.zero_()
+
+
+TINY = 1e-12
+"""added to squared distances, so that there is something to draw where all places have a code of their own"""
+
+
+def _weighed(terms: dict[str, Tensor], scales: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The sum of terms by their scales, and the terms, detached."""
+    if terms.keys() != scales.keys():
+        raise KeyError(f"losses {sorted(terms)} do not match scales {sorted(scales)}")
+    total = torch.stack([scales[name] * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
+@torch.no_grad()
+def _strengthen(tokenizer: nn.Module, gain: float) -> None:
+    """Multiply what convolutions outside residual blocks start with."""
+    inner = {conv for block in tokenizer.modules() if isinstance(block, Residual) for conv in block.convs}
+    for module in tokenizer.modules():
+        if isinstance(module, nn.Conv2d) and module not in inner:
+            module.weight.mul_(gain)
 
 
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
