@@ -25,12 +25,13 @@ def footprint(config: Config, obs_space: spaces.Dict, act_space: spaces.Space, r
         return Footprint(0, 0)
     _, height, width = image.shape
     grid = height * width // 4**config.tokenizer.downs
-    held = max(
-        config.tokenizer.batch * _maps(config, height * width),
-        _tokens(config, grid),
-        _dreams(config, image.shape, grid),
-    )
-    return Footprint(memory_bytes=int(40 * (1 << 20) + 4 * held), row_bytes=2 * grid + 4, rewritten=True)
+    held = {
+        "tokenizer": config.tokenizer.batch * _maps(config, height * width),
+        "dynamics": _tokens(config, grid),
+        "actor_critic": _dreams(config, image.shape, grid),
+    }
+    most = max(numbers for part, numbers in held.items() if part == "tokenizer" or getattr(config, part).updates)
+    return Footprint(memory_bytes=int(40 * (1 << 20) + 4 * most), row_bytes=2 * grid + 4, rewritten=True)
 
 
 def _maps(config: Config, pixels: int) -> float:
