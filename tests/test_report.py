@@ -215,5 +215,5 @@ def test_curves_with_many_points_are_thinned_to_their_means():
     assert len(thin) == plots.POINTS
     assert thin.mean() == pytest.approx(values.mean(), abs=0.01)
     assert (np.diff(steps) > 0).all()
-    flat = plots._running_mean(np.ones(50), 5)
+    flat = plots.running_mean(np.ones(50), 5)
     assert flat == pytest.approx(np.ones(50))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,11 @@ class Comparison:
         """All groups' labels, in the order in which they were named."""
         return list(dict.fromkeys(group.label for panel in self.panels for group in panel.groups))
 
+    @property
+    def runs(self) -> list[Scored]:
+        """All scores, one a run and environment."""
+        return [run for panel in self.panels for group in panel.groups for run in group.runs]
+
     @cached_property
     def aggregates(self) -> list[Aggregate]:
         return aggregated(self.panels)
@@ -172,8 +177,6 @@ def compare(runs: Sequence[Path]) -> Comparison:
 
 def named_apart(runs: Sequence[Scored]) -> list[Scored]:
     """Runs whose folders share a name are named with the folder above."""
-    from dataclasses import replace
-
     homes: dict[str, set[Path]] = {}
     for run in runs:
         homes.setdefault(run.name, set()).add(run.run.resolve())
@@ -214,13 +217,13 @@ def label(groups: Sequence[Group]) -> None:
     for group in groups:
         rivals = [g for g in groups if g.agent == group.agent]
         apart = _apart(group, rivals)
-        group.label = group.agent if len(rivals) == 1 else f"{group.agent} {apart or group.runs[0].name}"
+        group.label = group.agent if len(rivals) == 1 else f"{group.agent} ({apart or group.runs[0].name})"
     seen: dict[str, list[Group]] = {}
     for group in groups:
         seen.setdefault(group.label, []).append(group)
     for twins in seen.values():
         for group in twins if len(twins) > 1 else ():
-            group.label = f"{group.agent} {group.runs[0].name}"
+            group.label = f"{group.agent} ({group.runs[0].name})"
 
 
 def _apart(group: Group, rivals: Sequence[Group]) -> str:

@@ -37,6 +37,11 @@ class Published:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """in the form of a stored score's protocol, as far as it is known"""
 
+    @property
+    def short(self) -> str:
+        """Who said it, without the details."""
+        return re.split(r" \(|, arXiv|; ", self.source)[0]
+
     def to_dict(self) -> dict[str, Any]:
         """As ``results.json`` has it."""
         return {**vars(self), "protocol": dict(self.protocol)}

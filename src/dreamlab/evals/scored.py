@@ -141,7 +141,7 @@ def _scored(folder: RunFolder, agent: str, path: Path, data: Mapping[str, Any]) 
         curve=_curve(folder, clock) if at_home else None,
         env_steps=steps,
         frames=frames,
-        seconds=float(clock[2][-1]) if len(clock[0]) else None,
+        seconds=wall_time(folder.metrics),
         measures={k: v for k, v in (data.get("measures") or {}).items() if is_number(v)},
     )
 
@@ -173,6 +173,12 @@ def _flat(data: Mapping[str, Any], prefix: str) -> dict[str, str]:
 # -- curves --------------------------------------------------------------------------------------------------------
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def wall_time(metrics: Series) -> float | None:
+    """Seconds that a run took, as far as its metrics know."""
+    seconds = _clock(metrics)[2]
+    return float(seconds[-1]) if len(seconds) else None
 
 
 def _clock(metrics: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

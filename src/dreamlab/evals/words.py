@@ -10,6 +10,14 @@ def figure(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def pair(mean: float, spread: float | None) -> str:
+    """A mean and what stands behind ±, with as many places."""
+    if spread is None:
+        return figure(mean)
+    places = 0 if abs(mean) >= 1000 else 2 if abs(mean) < 10 else 1
+    return f"{figure(mean)} ± {spread:,.{places}f}"
+
+
 def count(value: float | None) -> str:
     """Steps, frames, episodes: ``24k``, ``1.62M``; – where it is not known."""
     if value is None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamlab.core.config import read_yaml
-from dreamlab.core.errors import missing_package
+from dreamlab.core.errors import RunError, missing_package
 from dreamlab.core.pictures import to_rgb
 from dreamlab.logs import logger
 from dreamlab.logs.video import FPS, enlarge, write_mp4
@@ -44,9 +44,7 @@ class Sink(logger.Sink):
     """
 
     def __init__(self, run: Path, project: str = "dreamlab") -> None:
-        spec = find_spec("wandb")
-        if spec is None or spec.origin is None:  # a folder wandb/ that its runs have left is no package
-            raise missing_package("wandb", "wandb", "logging to W&B")
+        refuse_missing("logging to W&B")
         self.folder = run
         self.entity, _, self.project = project.rpartition("/")
         self.id = secrets.token_hex(4)
@@ -83,23 +81,82 @@ class Sink(logger.Sink):
         return self._run
 
     def _begin(self) -> Any:
-        import wandb
-
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
-        if wandb.setup(quiet).settings.mode in UPLOADS and not wandb.login(prompt=False, verify=False):
-            raise RuntimeError("there is no key; type wandb login, or set WANDB_API_KEY or WANDB_MODE=offline")
         config = read_yaml(self.folder / "config.yaml")
-        return wandb.init(
+        return _init(
             entity=self.entity or None,
             project=self.project,
             id=self.id,
             resume="allow",
             name=self.folder.resolve().name,
             group=f"{config['agent']}-{config['env']['id']}",
+            job_type="train",
             config=config,
             dir=str(self.folder.resolve()),
-            settings=quiet,
         )
+
+
+def refuse_missing(why: str) -> None:
+    """Raise UserError where the package is not installed."""
+    spec = find_spec("wandb")
+    if spec is None or spec.origin is None:  # a folder wandb/ that its runs have left is no package
+        raise missing_package("wandb", "wandb", why)
+
+
+def log_once(
+    project: str,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    place: Path,
+    scalars: Mapping[str, float],
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
+    pictures: Mapping[str, bytes],
+    films: Mapping[str, Path],
+    say: Callable[[str], None],
+) -> None:
+    """One W&B run that holds all of these at once: tables (head, rows), pictures as PNG, films and pictures as files.
+
+    Raises:
+        RunError: W&B refused, or took too long.
+    """
+    import io
+
+    from PIL import Image
+
+    entity, _, name = project.rpartition("/")
+
+    def send() -> Any:
+        import wandb
+
+        run = _init(entity=entity or None, project=name, job_type=kind, config=dict(config), dir=str(place.resolve()))
+        shown: dict[str, Any] = dict(scalars)
+        shown |= {
+            key: wandb.Table(columns=list(head), data=[list(row) for row in rows])
+            for key, (head, rows) in tables.items()
+        }
+        shown |= {key: wandb.Image(Image.open(io.BytesIO(png))) for key, png in pictures.items()}
+        for key, path in films.items():
+            shown[key] = wandb.Video(str(path)) if path.suffix == ".mp4" else wandb.Image(str(path))
+        run.log(shown, step=0)
+        run.finish()
+        return run
+
+    try:
+        run = _within(2.2 * PATIENCE, "logging to W&B", send)
+    except Exception as error:
+        raise RunError(f"W&B did not take it: {type(error).__name__}: {error}") from error
+    where = f"later: wandb sync {Path(run.dir).parent}" if run.offline else run.url
+    say(f"W&B: {where}")
+
+
+def _init(**given: Any) -> Any:
+    """A W&B run. Raises RuntimeError where a key is needed and there is none."""
+    import wandb
+
+    quiet = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
+    if wandb.setup(quiet).settings.mode in UPLOADS and not wandb.login(prompt=False, verify=False):
+        raise RuntimeError("there is no key; type wandb login, or set WANDB_API_KEY or WANDB_MODE=offline")
+    return wandb.init(**given, settings=quiet)
 
 
 def _shown(pixels: np.ndarray, path: Path) -> Any:
