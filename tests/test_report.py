@@ -153,12 +153,13 @@ def test_everything_in_the_folder_is_shown(page):
     assert tags.names.count("svg") >= 1 + 5 + 10
     for text in (
         "world-models on Ball-v0",
-        "Scores",
+        "Score in Ball-v0",
+        "Beside a random",
         "Curves",
         "Evaluations",
         "Settings",
         "2,810 MiB",
-        "8.5 min",
+        "8.54 min",
         "0.912",
     ):
         assert text in page

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from dreamlab.cli import ls
+from dreamlab.cli import ls, output
 from dreamlab.cli.flags import ask
 from dreamlab.core.errors import UserError
 
@@ -80,11 +80,10 @@ def compare(
 def write(found: Comparison, folder: Path) -> list[Path]:
     """Every file of a comparison; returns those to look at first."""
     from dreamlab.evals import comparison_page, comparison_plots, plots
-    from dreamlab.run.checkpoint import write_json
 
     for name, picture in comparison_plots.pictures(found).items():
         (folder / f"{name}.png").write_bytes(plots.png(picture, dpi=200))
-    write_json(folder / RESULTS, found.to_dict())
+    output.write(str(folder / RESULTS), found.to_dict())
     (folder / SUMMARY).write_text(comparison_page.markdown(found), encoding="utf-8")
     return [comparison_page.write(found, folder), folder / SUMMARY, folder / RESULTS]
 

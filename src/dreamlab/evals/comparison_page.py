@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from dreamlab.evals import comparison_plots, html, plots
+from dreamlab.evals import comparison_plots, html, plots, protocols
 from dreamlab.evals.comparison import Aggregate, Comparison, Group, Panel
 from dreamlab.evals.comparison_plots import TITLES
 from dreamlab.evals.published import Published
@@ -173,8 +173,25 @@ def _environment(panel: Panel, labels: Sequence[str], heading: bool) -> str:
     summary = html.table(tuple(body[0]), [tuple(row.values()) for row in body], best)
     table = f'<div class="card">{summary}{"" if alone else _judged(panel)}</div>'
     title = escape(panel.env) if heading else f"Score in {escape(panel.env)}"
-    lead = "± is the standard deviation over episodes. " + escape(budget_words(panel))
-    return html.section(title, lead, f'{table}<div class="pair figures">{"".join(figures)}</div>{_papers(panel)}')
+    lead = f"{_protocol(panel) if alone else ''} ± is the standard deviation over episodes. {budget_words(panel)}"
+    return html.section(
+        title, escape(lead.strip()), f'{table}<div class="pair figures">{"".join(figures)}</div>{_papers(panel)}'
+    )
+
+
+def _protocol(panel: Panel) -> str:
+    """The protocol of a single run's score in a sentence; all of it is below its evaluations."""
+    run = panel.groups[0].runs[0]
+    said = run.protocol
+    policy = protocols.POLICIES.get(str(said.get("policy")))
+    parts = [
+        f"{len(run.returns)} episodes",
+        f"of seed {said['seed']}" if "seed" in said else "",
+        f"checkpoint {said['checkpoint']:,}" if isinstance(said.get("checkpoint"), int) else "",
+        f"actions {policy}" if policy else "",
+        run.file,
+    ]
+    return ", ".join(filter(None, parts)) + "."
 
 
 def _judged(panel: Panel) -> str:
@@ -264,12 +281,17 @@ def media(found: Comparison) -> Iterator[tuple[str, str, Path]]:
                     yield kind, f"{group.label} · {panel.env}", paths[0]
 
 
-def tables(found: Comparison) -> dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def tables(found: Comparison) -> dict[str, Table]:
     """Head and rows of every table, with the environment as first column."""
-    summary = [(panel.env, *_row(group, panel).values()) for panel in found.panels for group in panel.groups]
+    summary: list[tuple[str, ...]] = [
+        (panel.env, *_row(group, panel).values()) for panel in found.panels for group in panel.groups
+    ]
     papers = [(panel.env, *paper_row(score, panel)) for panel in found.panels for score in panel.published]
     words = [(panel.env, panel.judgement, d.words()) for panel in found.panels for d in panel.differences or ()]
-    parts = {
+    parts: dict[str, Table] = {
         "summary": (("env", *COLUMNS), summary),
         "published": (("env", *PAPERS), papers),
         "protocols": (("env", "judgement", "difference"), words),

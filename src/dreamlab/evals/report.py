@@ -20,6 +20,8 @@ from dreamlab.evals.words import span
 NAME = "report.html"
 POLICIES = ("random", "untrained", "trained")
 HORIZONS = (1, 5, 10, 15, 20, 30, 50, 100)
+OPEN = ("train", "controller")
+"""groups of curves that are shown at once; the others are a click away"""
 MEASURES = {
     "mse": ("Squared error", "lower is better"),
     "psnr": ("Signal to noise, dB", "higher is better"),
@@ -182,7 +184,7 @@ def _curves(folder: RunFolder) -> str:
     groups: dict[str, list[str]] = {}
     for key in folder.metrics:
         groups.setdefault(key.partition("/")[0], []).append(key)
-    body, first = "", True
+    body = ""
     for group in sorted(groups, key=lambda g: g == "run"):  # in the order of the run; its own counters last
         panels, singles = "", {}
         for key in groups[group]:
@@ -193,10 +195,9 @@ def _curves(folder: RunFolder) -> str:
                 panels += html.figure(name, html.number(curve.values[-1]), plots.svg(plots.curves({"": curve})))
         count = f'<span class="count">{len(groups[group])}</span>'
         body += (
-            f"<details{' open' if first else ''}><summary><b>{html.words(group)}</b> {count}</summary>"
+            f"<details{' open' if group in OPEN else ''}><summary><b>{html.words(group)}</b> {count}</summary>"
             f'{html.facts_list(singles)}<div class="grid">{panels}</div></details>'
         )
-        first = False
     lead = (
         "Metrics of each phase over the steps of the whole run, with the last value; what was measured once, as "
         "a number. Faint: as measured; strong: a running mean."
