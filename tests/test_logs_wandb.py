@@ -187,6 +187,22 @@ def test_a_comparison_is_one_run_with_its_table_pictures_and_films(tmp_path, mon
     assert Image.open(place / "files" / row["comparison/scores/path"]).width > 500
 
 
+def test_a_score_and_its_film_reach_wandb_for_an_agent_without_a_model(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    assert main([*TRAIN, "--run", "r"]) == 0
+    assert main(["evaluate", "r", "--episodes", "3", "--video", "--wandb", "catch"]) == 0
+    assert "wandb sync" in capfd.readouterr().out
+    place, about, rows = read_back(tmp_path / "r")
+    assert (about.run_group, about.job_type, about.display_name) == ("random-tiny/Catch", "evaluate", "r")
+    ((step, row),) = rows.items()
+    assert step == 120
+    (stored,) = Path("r/evaluations").glob("*-3episodes.json")
+    assert row["eval/mean"] == json.loads(stored.read_text())["mean"]
+    assert len(read_mp4(place / "files" / row["film/tiny/Catch/path"])) > 3
+
+
 # -- trouble -----------------------------------------------------------------------------------------------------
 
 

@@ -140,14 +140,11 @@ def _upload(found: Comparison, project: str, place: Path, say: Callable[[str], N
     from dreamlab.logs.wandb import log_once
 
     drawn = comparison_plots.pictures(found)
-    log_once(
-        project,
-        kind="compare",
-        config={"runs": [str(run.run) for run in found.runs]},
-        place=place,
-        scalars={f"score/{p.env}/{g.label}": g.mean for p in found.panels for g in p.groups},
-        tables={f"comparison/{name}": rows for name, rows in comparison_page.tables(found).items()},
-        pictures={f"comparison/{name}": plots.png(picture) for name, picture in drawn.items()},
-        films={f"{kind}/{name}": path for kind, name, path in comparison_page.media(found)},
-        say=say,
-    )
+    values: dict[str, Any] = {
+        f"score/{panel.env}/{group.label}": group.mean for panel in found.panels for group in panel.groups
+    }
+    values |= {f"comparison/{name}": rows for name, rows in comparison_page.tables(found).items()}
+    values |= {f"comparison/{name}": plots.png(picture) for name, picture in drawn.items()}
+    values |= {f"{kind}/{name}": path for kind, name, path in comparison_page.media(found)}
+    config = {"runs": [str(run.run) for run in found.runs]}
+    log_once(project, values, kind="compare", place=place, config=config, say=say)

@@ -127,9 +127,11 @@ def _md(text: str) -> str:
 def write(found: Comparison, out: Path) -> Path:
     """Write ``report.html`` of a comparison into a folder and return its path."""
     films, left = _media(found)
+    each = [_environment(panel, found.labels, heading=True) for panel in found.panels]
+    over_all = _aggregates(found)
+    pooled = len(found.aggregates) < len(found.panels)  # over several environments: the shortest answer comes first
     sections = [
-        *(_environment(panel, found.labels, heading=True) for panel in found.panels),
-        _aggregates(found),
+        *((over_all, *each) if pooled else (*each, over_all)),
         films,
         _settings(found.panels),
     ]
@@ -235,11 +237,11 @@ def _settings(panels: Sequence[Panel]) -> str:
     for panel in panels:
         of: Mapping[str, Mapping[str, str]] = {group.label: group.runs[0].settings for group in panel.groups}
         keys = list(dict.fromkeys(key for settings in of.values() for key in settings))
-        differ = [key for key in keys if len({settings.get(key) for settings in of.values()}) > 1]
-        if differ and len(of) > 1:
+        differ = [key for key in keys if key != "agent" and len({own.get(key) for own in of.values()}) > 1]
+        if differ:
             body = [(key, *(settings.get(key, "–") for settings in of.values())) for key in differ]
             parts.append(
-                f"<details><summary>{escape(panel.env)}: {len(differ)} settings differ</summary>"
+                f"<details><summary>{escape(panel.env)}: settings that differ ({len(differ)})</summary>"
                 f'<div class="card prose">{html.table(("setting", *of), body)}</div></details>'
             )
     files = [

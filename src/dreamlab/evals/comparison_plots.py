@@ -72,7 +72,8 @@ def scores(panels: Sequence[Panel], labels: Sequence[str], titled: bool = True) 
             rows.append((score.method, pair(score.mean, score.spread) + ("" if score.verified else " ?")))
         _rows(ax, panel.env if titled else "", rows, len(panel.groups))
         ax.axvline(0, color=MUTED, linewidth=0.8)
-        ax.set_xlabel("mean return" + ("; dashed: published" if panel.drawn() else ""))
+        doubtful = ", ?: unverified" if not all(score.verified for score in panel.drawn()) else ""
+        ax.set_xlabel("mean return" + (f"; dashed: published{doubtful}" if panel.drawn() else ""))
     return picture
 
 

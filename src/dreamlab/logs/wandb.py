@@ -102,42 +102,44 @@ def refuse_missing(why: str) -> None:
         raise missing_package("wandb", "wandb", why)
 
 
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""head and rows"""
+
+
 def log_once(
     project: str,
+    values: Mapping[str, float | Table | bytes | Path],
     *,
     kind: str,
-    config: Mapping[str, Any],
     place: Path,
-    scalars: Mapping[str, float],
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
-    pictures: Mapping[str, bytes],
-    films: Mapping[str, Path],
+    config: Mapping[str, Any],
     say: Callable[[str], None],
+    step: int = 0,
+    name: str | None = None,
+    group: str | None = None,
 ) -> None:
-    """One W&B run that holds all of these at once: tables (head, rows), pictures as PNG, films and pictures as files.
+    """One W&B run that holds all of this at once: numbers, tables, pictures as PNG, films and pictures as files.
+
+    Args:
+        project: ``PROJECT`` or ``TEAM/PROJECT``.
+        values: by the key that they have there, ``group/name``.
+        kind: what W&B calls the type of the job.
+        place: the folder in which W&B keeps its own.
+        config: what is written beside it.
+        say: takes a line about where it is.
+        step: the run's step that all of it belongs to.
+        name: of the run there; W&B's own invention unless told.
+        group: of runs there.
 
     Raises:
         RunError: W&B refused, or took too long.
     """
-    import io
-
-    from PIL import Image
-
-    entity, _, name = project.rpartition("/")
+    entity, _, named = project.rpartition("/")
 
     def send() -> Any:
-        import wandb
-
-        run = _init(entity=entity or None, project=name, job_type=kind, config=dict(config), dir=str(place.resolve()))
-        shown: dict[str, Any] = dict(scalars)
-        shown |= {
-            key: wandb.Table(columns=list(head), data=[list(row) for row in rows])
-            for key, (head, rows) in tables.items()
-        }
-        shown |= {key: wandb.Image(Image.open(io.BytesIO(png))) for key, png in pictures.items()}
-        for key, path in films.items():
-            shown[key] = wandb.Video(str(path)) if path.suffix == ".mp4" else wandb.Image(str(path))
-        run.log(shown, step=0)
+        given = {"entity": entity or None, "project": named, "job_type": kind, "name": name, "group": group}
+        run = _init(**given, config=dict(config), dir=str(place.resolve()))
+        run.log({key: _sent(value) for key, value in values.items()}, step=step)
         run.finish()
         return run
 
@@ -145,8 +147,24 @@ def log_once(
         run = _within(2.2 * PATIENCE, "logging to W&B", send)
     except Exception as error:
         raise RunError(f"W&B did not take it: {type(error).__name__}: {error}") from error
-    where = f"later: wandb sync {Path(run.dir).parent}" if run.offline else run.url
+    where = f"to upload it later: wandb sync {Path(run.dir).parent}" if run.offline else run.url
     say(f"W&B: {where}")
+
+
+def _sent(value: float | Table | bytes | Path) -> Any:
+    """A value in W&B's own form."""
+    import io
+
+    import wandb
+    from PIL import Image
+
+    if isinstance(value, tuple):
+        return wandb.Table(columns=list(value[0]), data=[list(row) for row in value[1]])
+    if isinstance(value, bytes):
+        return wandb.Image(Image.open(io.BytesIO(value)))
+    if isinstance(value, Path):
+        return wandb.Video(str(value)) if value.suffix == ".mp4" else wandb.Image(str(value))
+    return value
 
 
 def _init(**given: Any) -> Any:
