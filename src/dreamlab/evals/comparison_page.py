@@ -9,12 +9,13 @@ from pathlib import Path
 from dreamlab.evals import comparison_plots, html, plots, protocols
 from dreamlab.evals.comparison import Aggregate, Comparison, Group, Panel
 from dreamlab.evals.comparison_plots import TITLES
+from dreamlab.evals.learning import lines
 from dreamlab.evals.published import Published
 from dreamlab.evals.run_folder import ROOM, RunFolder
 from dreamlab.evals.words import count, figure, pair, span
 
 NAME = "report.html"
-COLUMNS = ("agent", "runs", "episodes", "mean ± std", "normalised", "steps", "time")
+COLUMNS = ("agent", "mean ± std", "normalised", "runs", "episodes", "steps", "time")
 PAPERS = ("published", "score", "frames", "source", "protocol differs in")
 OVER = {
     "runs": "95 % bootstrap intervals over runs, one seed each.",
@@ -37,10 +38,10 @@ def _row(group: Group, panel: Panel) -> dict[str, str]:
     normalised = figure((group.mean - scale.low) / (scale.high - scale.low)) if scale else "–"
     values = (
         group.label,
-        str(len(group.runs)),
-        count(len(group.returns)),
         pair(group.mean, group.std),
         normalised,
+        str(len(group.runs)),
+        count(len(group.returns)),
         _most([run.env_steps for run in group.runs], count),
         _most([run.seconds for run in group.runs], span),
     )
@@ -176,9 +177,8 @@ def _environment(panel: Panel, labels: Sequence[str], heading: bool) -> str:
     table = f'<div class="card">{summary}{"" if alone else _judged(panel)}</div>'
     title = escape(panel.env) if heading else f"Score in {escape(panel.env)}"
     lead = f"{_protocol(panel) if alone else ''} ± is the standard deviation over episodes. {budget_words(panel)}"
-    return html.section(
-        title, escape(lead.strip()), f'{table}<div class="pair figures">{"".join(figures)}</div>{_papers(panel)}'
-    )
+    drawn = f'<div class="pair figures">{"".join(figures)}</div>'
+    return html.section(title, escape(lead.strip()), f"{table}{drawn}{_curveless(panel)}{_papers(panel)}")
 
 
 def _protocol(panel: Panel) -> str:
@@ -187,8 +187,7 @@ def _protocol(panel: Panel) -> str:
     said = run.protocol
     policy = protocols.POLICIES.get(str(said.get("policy")))
     parts = [
-        f"{len(run.returns)} episodes",
-        f"of seed {said['seed']}" if "seed" in said else "",
+        f"{len(run.returns)} episodes" + (f" of seed {said['seed']}" if "seed" in said else ""),
         f"checkpoint {said['checkpoint']:,}" if isinstance(said.get("checkpoint"), int) else "",
         f"actions {policy}" if policy else "",
         run.file,
@@ -199,6 +198,16 @@ def _protocol(panel: Panel) -> str:
 def _judged(panel: Panel) -> str:
     items = "".join(f"<li>{escape(d.words())}</li>" for d in panel.differences)
     return f'<p class="judgement">{escape(panel.judgement)}</p>' + (f"<ul>{items}</ul>" if items else "")
+
+
+def _curveless(panel: Panel) -> str:
+    """Whose learning is not drawn."""
+    drawn = {line.label for line in lines(panel, "steps")}
+    names = [group.label for group in panel.groups if group.label not in drawn]
+    if not names:
+        return ""
+    why = "met too few real episodes while learning; what was dreamt is not drawn"
+    return f'<p class="note">Without a curve: {escape(", ".join(names))} ({why}).</p>'
 
 
 def _papers(panel: Panel) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HATCHES = ("////", "\\\\\\\\", "....", "xxxx", "----", "++++")
 INK, MUTED = COLOURS["ink"], COLOURS["muted"]
-WIDTH = 5.0
+WIDTH = 4.4
 """inches of one panel: its text is as large on a page as it is drawn"""
 TITLES = {"mean": "mean", "median": "median", "iqm": "interquartile mean", "optimality_gap": "optimality gap"}
 HOURS = ((172800.0, 86400.0, "days"), (5400.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
@@ -102,6 +102,7 @@ def episodes(panels: Sequence[Panel], labels: Sequence[str], titled: bool = True
             [(g.label, f"{len(g.returns)} episodes") for g in panel.groups],
             len(panel.groups),
         )
+        ax.use_sticky_edges = False
         ax.margins(x=0.04)
         ax.set_xlabel("return of an episode; bar: median, diamond: mean")
     return picture
@@ -178,6 +179,7 @@ def aggregates(found: Sequence[Aggregate], labels: Sequence[str], titled: bool =
             ax.set_ylim(len(aggregate.values) - 0.4, -0.6)
             ax.grid(True, axis="x")
             ax.grid(False, axis="y")
+            ax.use_sticky_edges = False
             ax.margins(x=0.06)
             _x_ticks(ax, 3)
         for ax in axes[len(names) :]:
