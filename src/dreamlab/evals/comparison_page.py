@@ -231,7 +231,7 @@ def _aggregates(found: Comparison) -> str:
         drawn = comparison_plots.aggregates([aggregate], found.labels, titled=False)
         figures += html.figure(aggregate.title, aggregate.unit, plots.svg(drawn)) if drawn else ""
         tables += f"<h3>{escape(aggregate.title)}</h3>{html.table(*aggregate_table(aggregate))}"
-    efficiency = comparison_plots.sample_efficiency(found.panels, found.labels)
+    efficiency = comparison_plots.sample_efficiency(found.panels, found.labels, titled=False)
     if efficiency is not None:
         figures += html.figure("Sample efficiency", "", plots.svg(efficiency))
     else:

@@ -132,7 +132,7 @@ def learning(panels: Sequence[Panel], labels: Sequence[str], axis: Axis, titled:
 
 
 @styled
-def sample_efficiency(panels: Sequence[Panel], labels: Sequence[str]) -> Figure | None:
+def sample_efficiency(panels: Sequence[Panel], labels: Sequence[str], titled: bool = True) -> Figure | None:
     """Interquartile mean by environment steps with its interval: for each scale, and each environment without one."""
     sets: dict[str, list[Panel]] = {}
     for panel in panels:
@@ -143,7 +143,8 @@ def sample_efficiency(panels: Sequence[Panel], labels: Sequence[str]) -> Figure 
     picture, axes = _stacked([2.5] * len(drawn))
     for ax, (members, (unit, found)) in zip(axes, drawn, strict=True):
         _lines(ax, found, labels)
-        ax.set_title(members[0].env if len(members) == 1 else f"{len(members)} environments, {unit}")
+        if titled or len(drawn) > 1:
+            ax.set_title(members[0].env if len(members) == 1 else f"{len(members)} environments, {unit}")
         ax.set_xlabel("environment steps; shade: 95 % bootstrap interval over runs")
         ax.set_ylabel("interquartile mean")
     return picture
@@ -173,7 +174,7 @@ def aggregates(found: Sequence[Aggregate], labels: Sequence[str], titled: bool =
                     ax.barh(y, high - low, 0.5, left=low, color=own["color"], alpha=0.4, linewidth=0)
                 ax.plot(value, y, marker=own["marker"], color=own["color"], markersize=5, clip_on=False)
                 _beside(ax, y, figure(value), INK)
-            ax.set_title(TITLES[name] + (" (lower is better)" if name == "optimality_gap" else ""), fontsize=8.5)
+            ax.set_title(TITLES[name] + (" ↓" if name == "optimality_gap" else ""), fontsize=8.5)
             ax.set_yticks(range(len(aggregate.values)), list(aggregate.values) if place % 2 == 0 else [])
             ax.tick_params(axis="y", labelcolor=INK)
             ax.set_ylim(len(aggregate.values) - 0.4, -0.6)
