@@ -229,7 +229,9 @@ def _aggregates(found: Comparison) -> str:
         notes += f"<p>{OVER[over]}</p>"
     for aggregate in found.aggregates:
         drawn = comparison_plots.aggregates([aggregate], found.labels, titled=False)
-        figures += html.figure(aggregate.title, aggregate.unit, plots.svg(drawn)) if drawn else ""
+        figures += (
+            html.figure(aggregate.title, f"{aggregate.unit}, over {aggregate.over}", plots.svg(drawn)) if drawn else ""
+        )
         tables += f"<h3>{escape(aggregate.title)}</h3>{html.table(*aggregate_table(aggregate))}"
     efficiency = comparison_plots.sample_efficiency(found.panels, found.labels, titled=False)
     if efficiency is not None:

@@ -164,7 +164,8 @@ def aggregates(found: Sequence[Aggregate], labels: Sequence[str], titled: bool =
         part.set_facecolor("none")
         unit = "" if aggregate.unit == "return" else f", {aggregate.unit}"
         if titled:
-            part.suptitle(f"{aggregate.title}{unit}", x=0.01, ha="left", fontsize=9.5)
+            title = f"{aggregate.title}{unit}; 95 % intervals over {aggregate.over}"
+            part.suptitle(title, x=0.01, ha="left", fontsize=9.5)
         axes = part.subplots(2, 2, squeeze=False).ravel()
         names = [name for name in TITLES if all(name in of for of in aggregate.values.values())]
         for place, (ax, name) in enumerate(zip(axes, names, strict=False)):

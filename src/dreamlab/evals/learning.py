@@ -107,7 +107,7 @@ def efficiency(panels: Sequence[Panel]) -> tuple[str, list[Line]] | None:
         points = [[task[:, i] for task in scaled] for i in range(len(grid))]
         ends = np.array([statistics.interval(point, statistics.iqm, REPEATS) for point in points])
         middle = np.array([float(statistics.iqm(point)) for point in points])
-        known = bool(np.isfinite(ends).all())
+        known = all(len(task) > 1 for task in scaled)  # else the runs of some environments would seem to be certain
         found.append(Line(label, grid, middle, ends[:, 0] if known else None, ends[:, 1] if known else None, []))
     unit = panels[0].scale.name if panels and panels[0].scale else "return"
     return (unit, found) if found else None
