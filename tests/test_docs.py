@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreamlab.cli import collect, demo, dream, evaluate, listing, ls, plan, presets
+from dreamlab.cli import collect, compare, demo, dream, evaluate, listing, ls, plan, presets, report
 from dreamlab.cli import envs as envs_command
 from dreamlab.cli.flags import ask
 from dreamlab.cli.main import main, verbs
@@ -26,7 +26,8 @@ PLACEHOLDERS = {"AGENT": "world-models", "ID": "tiny/Catch", "RUN": "runs/demo",
 PLACEHOLDERS |= {"ENV": "tiny/Catch"}
 MADE_BY_A_RUN = re.compile(
     r"^(runs|checkpoints|replay|videos|dreams|pictures|evaluations)/|^(metrics\.jsonl|state\.json|best\.json|config\.yaml"
-    r"|summary\.json|recordings\.json|report\.html|score\.json|error\.json|paper\.json|events\..*)$"
+    r"|summary\.json|recordings\.json|report\.html|score\.json|error\.json|paper\.json|events\..*"
+    r"|summary\.md|results\.json|demo\.html|(scores|episodes|steps|time|aggregates|efficiency)\.png)$"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
@@ -128,6 +129,7 @@ def read(argv: list[str]) -> None:
     """Parse a command as its verb does, without running it. Raises SystemExit or UserError where it would."""
     verb, rest = argv[0], [PLACEHOLDERS.get(word, word) for word in argv[1:]]
     options = {"demo": demo.Options, "evaluate": evaluate.Options, "dream": dream.Options, "ls": ls.Options}
+    options |= {"compare": compare.Options, "report": report.Options}
     options["import"] = importlib.import_module("dreamlab.cli.import").Options
     if verb == "--version":
         return

@@ -156,6 +156,53 @@ def test_train_logs_to_a_project_and_the_run_is_the_same_without_it(tmp_path, mo
     assert os.listdir() == ["r"]
 
 
+def test_a_comparison_is_one_run_with_its_table_pictures_and_films(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("wandb")
+    from test_compare import write_run
+
+    from dreamlab.logs.pictures import write_png
+    from dreamlab.logs.video import write_mp4
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    runs = [write_run(tmp_path / f"iris-{seed}", seed=seed, ret=-3.0) for seed in range(2)]
+    write_mp4(runs[0] / "videos" / "1000-seed0.mp4", np.full((4, 16, 16, 3), 90, np.uint8))
+    write_png(runs[0] / "pictures" / "train-reconstructions.png", np.full((16, 32, 3), 90, np.uint8))
+    assert main(["compare", *map(str, runs), "--out", "out", "--wandb", "team/pong"]) == 0
+    assert "wandb sync" in capsys.readouterr().out
+    place, about, rows = read_back(tmp_path / "out")
+    assert (about.entity, about.project, about.job_type) == ("team", "pong", "compare")
+    (row,) = rows.values()
+    assert row["score/ALE/Pong-v5/iris"] == pytest.approx(-3.0, abs=1.0)
+    files = [place / "files" / value for key, value in row.items() if key.endswith("/path")]
+    assert all(file.exists() for file in files)
+    groups = {key.split("/")[0] for key in row if not key.startswith("_")}
+    assert groups == {"score", "comparison", "film", "reconstructions"}
+    table = json.loads((place / "files" / row["comparison/summary/path"]).read_text())
+    assert dict(zip(table["columns"], table["data"][0], strict=True))["agent"] == "iris"
+    from PIL import Image
+
+    drawn = {key.split("/")[1] for key in row if key.endswith("/path") and key.startswith("comparison/")}
+    assert drawn >= {"summary", "published", "scores", "episodes", "steps", "time", "aggregates", "efficiency"}
+    assert Image.open(place / "files" / row["comparison/scores/path"]).width > 500
+
+
+def test_a_score_and_its_film_reach_wandb_for_an_agent_without_a_model(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    assert main([*TRAIN, "--run", "r"]) == 0
+    assert main(["evaluate", "r", "--episodes", "3", "--video", "--wandb", "catch"]) == 0
+    assert "wandb sync" in capfd.readouterr().out
+    place, about, rows = read_back(tmp_path / "r")
+    assert (about.run_group, about.job_type, about.display_name) == ("random-tiny/Catch", "evaluate", "r")
+    ((step, row),) = rows.items()
+    assert step == 120
+    (stored,) = Path("r/evaluations").glob("*-3episodes.json")
+    assert row["eval/mean"] == json.loads(stored.read_text())["mean"]
+    assert len(read_mp4(place / "files" / row["film/tiny/Catch/path"])) > 3
+
+
 # -- trouble -----------------------------------------------------------------------------------------------------
 
 

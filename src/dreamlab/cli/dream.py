@@ -48,6 +48,8 @@ class Options:
     """which windows are taken, and what the model draws"""
     json: str | None = None
     """also write the error to this file; - for standard output"""
+    wandb: str | None = None
+    """also log film and error to this W&B project; TEAM/PROJECT for a team's"""
     device: str = "auto"
     """where the networks live"""
 
@@ -73,6 +75,7 @@ def dream(
     seed: int = 0,
     device: str = "auto",
     say: Any = print,
+    wandb: str | None = None,
 ) -> dict[str, Any]:
     """Film and measure; returns the error by horizon, which is also written to ``dreams/``.
 
@@ -95,6 +98,10 @@ def dream(
     from dreamlab.dream.prediction import prediction_error
     from dreamlab.run.checkpoint import write_json
 
+    if wandb is not None:
+        from dreamlab.logs.wandb import refuse_missing
+
+        refuse_missing("logging a dream to W&B")
     opened = session.open_run(run, checkpoint, device)
     batches = windows(opened, context, horizon, max(MEASURED, count), seed)
     error = prediction_error(opened.model, batches, context, horizon, temperature, samples, seed)
@@ -104,10 +111,34 @@ def dream(
     write_json(folder / f"{name}.json", error)
     for line in table(error):
         say(line)
-    if count and "image" in opened.obs_space.spaces:
-        film(folder / f"{name}.mp4", opened, batches, context, temperature, count, seed)
-        say(f"film: {folder / name}.mp4")
+    path = folder / f"{name}.mp4" if count and "image" in opened.obs_space.spaces else None
+    if path is not None:
+        film(path, opened, batches, context, temperature, count, seed)
+        say(f"film: {path}")
+    if wandb is not None:
+        upload(error, opened, path, wandb, say)
     return error
+
+
+def upload(error: dict[str, Any], opened: Opened, film: Path | None, project: str, say: Any) -> None:
+    """Film and error as a W&B run of the kind "dream" in the group of the training run."""
+    from dreamlab.logs.wandb import log_once
+
+    names, columns = zip(*_columns(error), strict=True)
+    rows = list(zip(error["horizon"], *columns, strict=True))
+    values: dict[str, Any] = {"dream/error": (("horizon", *names), rows)}
+    values |= {} if film is None else {"dream/film": film}
+    log_once(
+        project,
+        values,
+        kind="dream",
+        place=opened.folder,
+        config={},
+        say=say,
+        step=opened.step,
+        name=opened.folder.resolve().name,
+        group=f"{opened.spec.agent}-{opened.spec.env.id}",
+    )
 
 
 def windows(opened: Opened, context: int, horizon: int, count: int, seed: int) -> list[Batch]:
@@ -143,11 +174,7 @@ def film(
 def table(error: dict[str, Any]) -> list[str]:
     """The error as lines: a few horizons, the model beside its baselines."""
     horizons = [h for h in SHOWN if h <= error["horizon"][-1]]
-    measures = [m for m in ("mse", "psnr", "ssim") if m in error["model"]]
-    columns = [(f"{m} {who}", error[key][m]) for m in measures for who, key in RIVALS]
-    if "latent" in error:
-        columns += [("latent model", error["latent"]["model"]), ("latent repeat", error["latent"]["repeat_last"])]
-    columns += [(k.replace("_", " "), error[k]) for k in ("reward_mae", "continue_accuracy") if k in error]
+    columns = _columns(error)
     lines = ["  ".join(["horizon", *(f"{name:>13}" for name, _ in columns)])]
     for h in horizons:
         values = [series[h - 1] for _, series in columns]
@@ -156,3 +183,12 @@ def table(error: dict[str, Any]) -> list[str]:
 
 
 RIVALS = (("model", "model"), ("repeat", "repeat_last"), ("mean", "mean_frame"))
+
+
+def _columns(error: dict[str, Any]) -> list[tuple[str, list]]:
+    """What was measured, with its name: one entry for each horizon."""
+    measures = [m for m in ("mse", "psnr", "ssim") if m in error["model"]]
+    columns = [(f"{m} {who}", error[key][m]) for m in measures for who, key in RIVALS]
+    if "latent" in error:
+        columns += [("latent model", error["latent"]["model"]), ("latent repeat", error["latent"]["repeat_last"])]
+    return columns + [(k.replace("_", " "), error[k]) for k in ("reward_mae", "continue_accuracy") if k in error]

@@ -50,6 +50,8 @@ class Options:
     """draw actions, or take the likeliest; without it as the agent's setting says (its paper's way)"""
     json: str | None = None
     """also write the score to this file; - for standard output"""
+    wandb: str | None = None
+    """also log score and film to this W&B project; TEAM/PROJECT for a team's"""
     device: str = "auto"
     """where the networks live"""
 
@@ -78,6 +80,7 @@ def evaluate(
     say: Any = print,
     env: str | None = None,
     time_limit: int | None = None,
+    wandb: str | None = None,
 ) -> dict[str, Any]:
     """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol (and measures)."""
     for name, value, least in (
@@ -92,6 +95,10 @@ def evaluate(
     from dreamlab.evals import episodes as evals
     from dreamlab.run.checkpoint import write_json
 
+    if wandb is not None:
+        from dreamlab.logs.wandb import refuse_missing
+
+        refuse_missing("logging a score to W&B")
     opened = session.open_run(run, checkpoint, device)
     if actions is not None:
         choose_by(opened, actions)
@@ -127,13 +134,36 @@ def evaluate(
     limit = "" if time_limit is None else f"-{time_limit}steps"
     limit += "" if actions is None else f"-{actions}"
     write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes{limit}.json", score)
+    path = None
     if frames:
         path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
         evals.film(path, frames, f"{opened.spec.agent} · {spec.env.id} · return {outcome.ret[0]:.0f}")
         say(f"film: {path}")
     for line in told(score, opened.step):
         say(line)
+    if wandb is not None:
+        upload(score, opened, path, wandb, say)
     return score
+
+
+def upload(score: dict[str, Any], opened: Opened, film: Path | None, project: str, say: Any) -> None:
+    """A score, and its film, as a W&B run of the kind "evaluate" in the group of the training run."""
+    from dreamlab.logs.wandb import log_once
+
+    values: dict[str, Any] = {"eval/mean": score["mean"], "eval/std": score["std"], "eval/best": max(score["returns"])}
+    values |= {f"eval/{name}": value for name, value in score.get("measures", {}).items()}
+    values |= {} if film is None else {f"film/{score['env']}": film}
+    log_once(
+        project,
+        values,
+        kind="evaluate",
+        place=opened.folder,
+        config={"protocol": score["protocol"]},
+        say=say,
+        step=opened.step,
+        name=opened.folder.resolve().name,
+        group=f"{score['agent']}-{opened.spec.env.id}",
+    )
 
 
 def told(score: dict[str, Any], step: int) -> list[str]:

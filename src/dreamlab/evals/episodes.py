@@ -23,6 +23,7 @@ from dreamlab.core.protocols import Policy
 from dreamlab.core.seeds import derive, forked
 from dreamlab.core.types import Outcome
 from dreamlab.envs import measures
+from dreamlab.evals.words import figure as figure
 from dreamlab.logs.video import caption, write_mp4
 from dreamlab.run.driver import play
 
@@ -88,11 +89,6 @@ def score(agent: str, env: str, outcome: Outcome, protocol: Mapping[str, Any]) -
         **({"measures": own} if own else {}),
         "protocol": dict(protocol),
     }
-
-
-def figure(value: float) -> str:
-    """As it is told: two places below 10, where one would hide that 0.95 is not 1."""
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def way(agent: Any, explore: bool) -> str:

@@ -26,6 +26,9 @@ COLOURS = {
     "first": "#2f6fb7",
     "second": "#c8702a",
     "third": "#4a8a5c",
+    "fourth": "#8a4f9e",
+    "fifth": "#b03a48",
+    "sixth": "#20808d",
 }
 """by role; the SVG refers to them as ``--plot-<role>``"""
 
@@ -33,6 +36,9 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"color": COLOURS["first"], "linestyle": "-", "marker": "o"},
     {"color": COLOURS["second"], "linestyle": "--", "marker": "s"},
     {"color": COLOURS["third"], "linestyle": ":", "marker": "^"},
+    {"color": COLOURS["fourth"], "linestyle": "-.", "marker": "D"},
+    {"color": COLOURS["fifth"], "linestyle": (0, (6, 1.5, 1, 1.5, 1, 1.5)), "marker": "v"},
+    {"color": COLOURS["sixth"], "linestyle": (0, (8, 3)), "marker": "P"},
 )
 
 POINTS = 300
@@ -42,6 +48,7 @@ STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
+    "text.parse_math": False,  # a run may be named $x$
     "text.color": COLOURS["ink"],
     "axes.labelcolor": COLOURS["muted"],
     "axes.edgecolor": COLOURS["grid"],
@@ -76,17 +83,17 @@ STYLE = {
 Draw = TypeVar("Draw", bound=Callable)
 
 
-def _styled(draw: Draw) -> Draw:
+def styled(draw: Draw) -> Draw:
     """Run a drawing function under STYLE, leaving matplotlib's own settings as they were."""
 
     @functools.wraps(draw)
-    def styled(*args, **kwargs):
+    def drawn(*args, **kwargs):
         import matplotlib
 
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
             return draw(*args, **kwargs)
 
-    return styled  # type: ignore[return-value]
+    return drawn  # type: ignore[return-value]
 
 
 class Curve(NamedTuple):
@@ -96,7 +103,7 @@ class Curve(NamedTuple):
     values: Sequence[float]
 
 
-@_styled
+@styled
 def curves(panels: Mapping[str, Curve], columns: int = 1) -> Figure:
     """One small panel a metric, titled by it: faint as measured where it is noisy, strong as a running mean."""
     rows = -(-len(panels) // columns)
@@ -106,16 +113,16 @@ def curves(panels: Mapping[str, Curve], columns: int = 1) -> Figure:
         look: dict[str, Any] = {"color": COLOURS["first"]}
         if len(values) > 40:
             ax.plot(steps, values, linewidth=0.8, alpha=0.35, **look)
-            values = _running_mean(values, len(values) // 20)
+            values = running_mean(values, len(values) // 20)
         ax.plot(steps, values, marker="o" if len(values) <= 12 else "", **look)
         ax.set_title(title)
-        _plain_ticks(ax, 4)
+        plain_ticks(ax, 4)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return figure
 
 
-@_styled
+@styled
 def horizon(
     title: str, steps: Sequence[float], lines: Mapping[str, Sequence[float]], unit: str = "", legend: bool = True
 ) -> Figure:
@@ -127,13 +134,13 @@ def horizon(
     ax.set_title(title)
     ax.set_xlabel("imagined steps")
     ax.set_ylabel(unit)
-    _plain_ticks(ax, 5)
+    plain_ticks(ax, 5)
     if legend:
         ax.legend(loc="best")
     return figure
 
 
-@_styled
+@styled
 def returns(groups: Mapping[str, Sequence[float]]) -> Figure:
     """Mean return of each group as a bar, its standard error, and every episode as a dot."""
     figure, (ax,) = _figure(4.6, 0.75 + 0.45 * len(groups))
@@ -157,7 +164,7 @@ def returns(groups: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def svg(figure: Figure) -> str:
     """A figure as one ``<svg>`` element: scalable, no outside reference, colours as CSS variables."""
     file = io.StringIO()
@@ -174,7 +181,7 @@ def svg(figure: Figure) -> str:
     return text
 
 
-@_styled
+@styled
 def png(figure: Figure, dpi: int = 160) -> bytes:
     """A figure as a PNG on white."""
     file = io.BytesIO()
@@ -189,7 +196,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def _plain_ticks(ax: Axes, count: int) -> None:
+def plain_ticks(ax: Axes, count: int) -> None:
     """Few ticks, thousands as k: never an offset or an exponent beside the axis."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -215,7 +222,7 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.add.reduceat(steps, starts) / sizes, np.add.reduceat(values, starts) / sizes
 
 
-def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Centred mean over up to ``width`` points either side; towards the ends over as many as both sides have."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

@@ -14,19 +14,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-LARGEST = 32 << 20
-"""bytes: larger files are named, not embedded"""
+ROOM = 24 << 20
+"""bytes of films and pictures that a page takes; what does not fit is named, not embedded"""
+OPEN_LOOP = "open_loop"
+"""films of this name are dreams that were made while training"""
 MOST = 6
 """films, dreams and evaluations of one kind that are shown, newest first"""
 
 
 class RunFolder:
-    """Reads a run folder; remembers what was broken and what was missing."""
+    """Reads a run folder; remembers what was broken, what was missing, and what had no room in a page."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
         self.problems: list[str] = []
         self.missing: list[str] = []
+        self.left_out: list[str] = []
+        self.room = ROOM
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -63,6 +67,14 @@ class RunFolder:
         """Files by glob, newest first."""
         return sorted(self.run.glob(pattern), key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
 
+    def films(self) -> list[Path]:
+        """Of the agent at work, newest first."""
+        return [path for path in self.newest("videos/*.mp4") if not path.stem.endswith(OPEN_LOOP)]
+
+    def dreams(self) -> list[Path]:
+        """Films of dreams, newest first: those that were asked for, then those made while training."""
+        return [*self.newest("dreams/*.mp4"), *self.newest(f"videos/*{OPEN_LOOP}.mp4")]
+
     def json(self, path: Path) -> dict[str, Any] | None:
         """A JSON object, or None where it is missing or broken."""
         if not path.exists():
@@ -82,12 +94,12 @@ class RunFolder:
         return {name: data for name, data in found.items() if data is not None}
 
     def embed(self, path: Path, kind: str) -> str:
-        """A file as a data: URI, or an empty string where it is too large."""
-        if path.stat().st_size > LARGEST:
-            self.problems.append(
-                f"{self.name(path)}: {path.stat().st_size >> 20} MiB are too many to embed; open it by itself"
-            )
+        """A file as a data: URI, or an empty string where the page has no room left for it."""
+        size = path.stat().st_size
+        if size > self.room:
+            self.left_out.append(f"{self.name(path)} ({size / (1 << 20):.1f} MiB)")
             return ""
+        self.room -= size
         return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
     @cached_property

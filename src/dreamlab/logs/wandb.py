@@ -11,14 +11,14 @@ from __future__ import annotations
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamlab.core.config import read_yaml
-from dreamlab.core.errors import missing_package
+from dreamlab.core.errors import RunError, missing_package
 from dreamlab.core.pictures import to_rgb
 from dreamlab.logs import logger
 from dreamlab.logs.video import FPS, enlarge, write_mp4
@@ -44,9 +44,7 @@ class Sink(logger.Sink):
     """
 
     def __init__(self, run: Path, project: str = "dreamlab") -> None:
-        spec = find_spec("wandb")
-        if spec is None or spec.origin is None:  # a folder wandb/ that its runs have left is no package
-            raise missing_package("wandb", "wandb", "logging to W&B")
+        refuse_missing("logging to W&B")
         self.folder = run
         self.entity, _, self.project = project.rpartition("/")
         self.id = secrets.token_hex(4)
@@ -83,23 +81,100 @@ class Sink(logger.Sink):
         return self._run
 
     def _begin(self) -> Any:
-        import wandb
-
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
-        if wandb.setup(quiet).settings.mode in UPLOADS and not wandb.login(prompt=False, verify=False):
-            raise RuntimeError("there is no key; type wandb login, or set WANDB_API_KEY or WANDB_MODE=offline")
         config = read_yaml(self.folder / "config.yaml")
-        return wandb.init(
+        return _init(
             entity=self.entity or None,
             project=self.project,
             id=self.id,
             resume="allow",
             name=self.folder.resolve().name,
             group=f"{config['agent']}-{config['env']['id']}",
+            job_type="train",
             config=config,
             dir=str(self.folder.resolve()),
-            settings=quiet,
         )
+
+
+def refuse_missing(why: str) -> None:
+    """Raise UserError where the package is not installed."""
+    spec = find_spec("wandb")
+    if spec is None or spec.origin is None:  # a folder wandb/ that its runs have left is no package
+        raise missing_package("wandb", "wandb", why)
+
+
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""head and rows"""
+
+
+def log_once(
+    project: str,
+    values: Mapping[str, float | Table | bytes | Path],
+    *,
+    kind: str,
+    place: Path,
+    config: Mapping[str, Any],
+    say: Callable[[str], None],
+    step: int = 0,
+    name: str | None = None,
+    group: str | None = None,
+) -> None:
+    """One W&B run that holds all of this at once: numbers, tables, pictures as PNG, films and pictures as files.
+
+    Args:
+        project: ``PROJECT`` or ``TEAM/PROJECT``.
+        values: by the key that they have there, ``group/name``.
+        kind: what W&B calls the type of the job.
+        place: the folder in which W&B keeps its own.
+        config: what is written beside it.
+        say: takes a line about where it is.
+        step: the run's step that all of it belongs to.
+        name: of the run there; W&B's own invention unless told.
+        group: of runs there.
+
+    Raises:
+        RunError: W&B refused, or took too long.
+    """
+    entity, _, named = project.rpartition("/")
+
+    def send() -> Any:
+        given = {"entity": entity or None, "project": named, "job_type": kind, "name": name, "group": group}
+        run = _init(**given, config=dict(config), dir=str(place.resolve()))
+        run.log({key: _sent(value) for key, value in values.items()}, step=step)
+        run.finish()
+        return run
+
+    try:
+        run = _within(2.2 * PATIENCE, "logging to W&B", send)
+    except Exception as error:
+        raise RunError(f"W&B did not take it: {type(error).__name__}: {error}") from error
+    where = f"to upload it later: wandb sync {Path(run.dir).parent}" if run.offline else run.url
+    say(f"W&B: {where}")
+
+
+def _sent(value: float | Table | bytes | Path) -> Any:
+    """A value in W&B's own form."""
+    import io
+
+    import wandb
+    from PIL import Image
+
+    if isinstance(value, tuple):
+        return wandb.Table(columns=list(value[0]), data=[list(row) for row in value[1]])
+    if isinstance(value, bytes):
+        return wandb.Image(Image.open(io.BytesIO(value)))
+    if isinstance(value, Path):
+        return wandb.Video(str(value)) if value.suffix == ".mp4" else wandb.Image(str(value))
+    return value
+
+
+def _init(**given: Any) -> Any:
+    """A W&B run. Raises RuntimeError where a key is needed and there is none."""
+    import wandb
+
+    quiet = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
+    if wandb.setup(quiet).settings.mode in UPLOADS and not wandb.login(prompt=False, verify=False):
+        raise RuntimeError("there is no key; type wandb login, or set WANDB_API_KEY or WANDB_MODE=offline")
+    return wandb.init(**given, settings=quiet)
 
 
 def _shown(pixels: np.ndarray, path: Path) -> Any:
