@@ -129,7 +129,9 @@ class Handler(BaseHTTPRequestHandler):
             sha, files = self._revision(match[1], match[2] or "main")
             if files is not None:
                 siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
-                self._answer(200, {"id": match[1], "modelId": match[1], "sha": sha, "siblings": siblings, "private": False})
+                self._answer(
+                    200, {"id": match[1], "modelId": match[1], "sha": sha, "siblings": siblings, "private": False}
+                )
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
             _, files = self._revision(match[1], match[2])
             if files is not None:
@@ -151,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {"error": path})
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def _revision(self, repo: str, revision: str) -> tuple[str, dict[str, bytes] | None]:
         revisions = self.server.revisions.get(repo)

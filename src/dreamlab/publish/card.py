@@ -55,7 +55,12 @@ def card(
     lines += ["policy = model.policy()  # (obs, is_first, state) -> (act, state, columns)", "```", "", "```bash"]
     lines += ["pip install 'dreamlab[hub]'", f"dreamlab evaluate {repo} --episodes 100"]
     lines += [f"dreamlab dream {repo} --horizon 30"] if dreams and starts else []
-    lines += ["```", "", "Loading it runs no code of this repository: weights are safetensors, all else is JSON and YAML.", ""]
+    lines += [
+        "```",
+        "",
+        "Loading it runs no code of this repository: weights are safetensors, all else is JSON and YAML.",
+        "",
+    ]
     lines += ["## Scores", "", *_table(scores)]
     lines += ["## Files", "", "| file | what |", "|---|---|"]
     lines += ["| `config.yaml` | every setting of the run |", "| `state.json`, `*.safetensors` | weights, by part |"]

@@ -20,6 +20,7 @@ from dreamlab.core.errors import UserError
 from dreamlab.core.sampling import EpisodeWindows, WholeEpisodes
 from dreamlab.core.seeds import derive
 from dreamlab.core.types import FLAGS, Episodes
+
 if TYPE_CHECKING:
     from dreamlab.run.experience import Experience
 
@@ -83,7 +84,11 @@ def restore(state: Any, obs_space: spaces.Dict, act_space: spaces.Space) -> Cont
         UserError: they are not in order, or do not fit what the model sees and does.
     """
     forms = {key: (space.shape, space.dtype) for key, space in obs_space.spaces.items()}
-    forms |= {"act": (act_space.shape, act_space.dtype), "rew": ((), None), **dict.fromkeys(FLAGS, ((), np.dtype(bool)))}
+    forms |= {
+        "act": (act_space.shape, act_space.dtype),
+        "rew": ((), None),
+        **dict.fromkeys(FLAGS, ((), np.dtype(bool))),
+    }
     try:
         columns, lengths = dict(state["columns"]), np.asarray(state["lengths"])
         wrong = sorted(columns.keys() ^ forms.keys())

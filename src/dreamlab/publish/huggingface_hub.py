@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ class Fetched(NamedTuple):
     commit: str
 
 
-def upload(folder: Path, repo: str, private: bool, message: str, said: Callable[[str], Any] = print) -> str:
+def upload(folder: Path, repo: str, private: bool, message: str) -> str:
     """Put a published folder into a model repository, made if need be, as one commit. Returns its address.
 
     Raises:
@@ -103,37 +104,32 @@ def _library() -> Any:
     return hub
 
 
-class _told:
+@contextmanager
+def _told(repo: str, revision: str | None = None) -> Iterator[None]:
     """Errors of the Hub in words; nothing of a request's headers is among them."""
-
-    def __init__(self, repo: str, revision: str | None = None) -> None:
-        self.repo, self.revision = repo, revision
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, UserError) or not isinstance(error, Exception):
-            return
-        errors = importlib.import_module("huggingface_hub.errors")
-        if isinstance(error, errors.RevisionNotFoundError):
-            raise UserError(f"{self.repo} on the Hub has no revision {self.revision!r}") from error
-        if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+    errors = importlib.import_module("huggingface_hub.errors")
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{repo} on the Hub has no revision {revision!r}") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise UserError(
+            f"there is no model {repo!r} on the Hugging Face Hub, or it is private and you are not logged in "
+            "(hf auth login)"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise RunError(
+            f"{repo} is not in the Hub's cache here, and the Hub cannot be reached ({type(error).__name__})"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", None)
+        if code in (401, 403):
             raise UserError(
-                f"there is no model {self.repo!r} on the Hugging Face Hub, or it is private and you are not logged in "
+                f"the Hub does not let this token do that with {repo} ({code}): log in with one that may "
                 "(hf auth login)"
             ) from error
-        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            raise RunError(
-                f"{self.repo} is not in the Hub's cache here, and the Hub cannot be reached ({type(error).__name__})"
-            ) from error
-        if isinstance(error, errors.HfHubHTTPError):
-            code = getattr(error.response, "status_code", None)
-            if code in (401, 403):
-                raise UserError(
-                    f"the Hub does not let this token do that with {self.repo} ({code}): log in with one that may "
-                    "(hf auth login)"
-                ) from error
-            raise RunError(f"the Hub answered {code} for {self.repo}: try again later") from error
-        if isinstance(error, OSError) or "httpx" in type(error).__module__ or "httpcore" in type(error).__module__:
-            raise RunError(f"the Hub cannot be reached for {self.repo} ({type(error).__name__})") from error
+        raise RunError(f"the Hub answered {code} for {repo}: try again later") from error
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
+            raise RunError(f"the Hub cannot be reached for {repo} ({type(error).__name__})") from error
+        raise

@@ -154,7 +154,7 @@ def read(folder: Path, root: Path | None = None) -> Package:
 def _space(said: Mapping[str, Any]) -> spaces.Space:
     """A space that a stranger wrote down. Raises ValueError before a large one is made."""
     shape = said.get("shape", ())
-    if not all(isinstance(n, int) and 0 < n for n in shape) or np.prod([float(n) for n in shape]) > LARGEST:
+    if not all(isinstance(n, int) and n > 0 for n in shape) or np.prod([float(n) for n in shape]) > LARGEST:
         raise ValueError(f"a space of shape {shape}")
     if any(not 0 < int(n) <= LARGEST for n in np.atleast_1d(said.get("n", 1))):
         raise ValueError(f"a space of {said['n']} choices")
