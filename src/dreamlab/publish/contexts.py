@@ -64,7 +64,8 @@ def choose(rows: Experience, seed: int) -> Contexts:
     index: Any = rows.index
     if isinstance(index, Contexts):
         return index
-    width = sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in rows.obs_space.spaces.values())  # type: ignore[arg-type]
+    observations = rows.obs_space.spaces.values()
+    width = sum(int(np.prod(space.shape or ())) * np.dtype(space.dtype).itemsize for space in observations)
     reach = int(np.clip(ROOM // (LONG * width), SHORT, REACH))
     rng = derive(seed, "contexts")
     long = EpisodeWindows(rng)(index, LONG, reach)

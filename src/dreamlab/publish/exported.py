@@ -86,8 +86,8 @@ class Draws(TorchFunctionMode):
         if func in (torch.rand_like, torch.randn_like):
             return _form(func is torch.randn_like)(self.take(args[0].shape))
         if func is torch.Tensor.normal_:
-            mean, std = (*args[1:], *[kwargs.get(k, d) for k, d in (("mean", 0.0), ("std", 1.0))][len(args) - 1 :])
-            return args[0].copy_(mean + std * normal(self.take(args[0].shape)))
+            given = {"mean": 0.0, "std": 1.0, **dict(zip(("mean", "std"), args[1:], strict=False)), **kwargs}
+            return args[0].copy_(given["mean"] + given["std"] * normal(self.take(args[0].shape)))
         if func is torch.randint:
             *bounds, shape = args
             low, high = (0, bounds[0]) if len(bounds) == 1 else bounds
