@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -28,16 +29,18 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _untraced(monkeypatch: pytest.MonkeyPatch):
+    """pytest listens to every logger, which makes torch write down each step of its tracing."""
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
+
+
 def pure(family: str) -> exported.Pure:
     """A fresh agent's policy on the tiny game."""
     spec = options.resolve(family.split()[0], "tiny/Catch", "smoke")
     spec = dataclasses.replace(spec, config=options.configs.merge(spec.config, FAMILIES[family]))
     spec, obs_space, act_space, module = session.settle(spec)
     agent = session.make_agent(spec, module, obs_space, act_space, Compute(torch.device("cpu")))
-    with torch.no_grad():  # a fresh actor chooses by almost nothing
-        for part in ("actor", "controller", "actor_critic"):
-            for weight in agent.parts[part].parameters() if part in agent.parts else ():
-                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     return exported.Pure(agent.policy(explore=False), {"image": (obs_space["image"].shape, torch.uint8)})
 
 
@@ -47,13 +50,15 @@ def frames(shape: tuple[int, ...], count: int) -> list[tuple[dict[str, torch.Ten
     return [({"image": seen[t]}, t % 6 == 0) for t in range(count)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if " " in name else ()) for name in FAMILIES]
+)
 def test_program_and_policy_do_the_same_to_the_bit(family: str):
     policy = pure(family)
     made = exported.program(policy)
     found, steps = exported.parity(made.module(), policy, frames(policy.observations["image"][0], 18), seed=0)
     assert (found.steps, found.same, found.act, found.state) == (18, 18, 0.0, 0.0)
-    assert len({step.act.numpy().tobytes() for step in steps}) > 1  # it does not do one thing whatever it sees
+    assert len({torch.cat([part.flatten().float() for part in step.state]).numpy().tobytes() for step in steps}) > 10
 
 
 def test_uniforms_of_a_half_leave_nothing_to_chance():
@@ -81,7 +86,7 @@ BLOCKED = "import runpy, sys; sys.modules['dreamlab'] = None; runpy.run_path(sys
 
 
 def test_the_script_runs_without_dreamlab(tmp_path: Path):
-    policy = pure("dreamer-v3")
+    policy = pure("dreamer-v2")
     made = exported.program(policy)
     _, steps = exported.parity(made.module(), policy, frames(policy.observations["image"][0], 9), seed=1)
     exported.write(tmp_path, made, policy, steps, {})
