@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "sweeps" / "dreamer_v3_abl
 
 def written(folder: Path, **data: object) -> Path:
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump(data))
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
 
 
@@ -88,27 +88,23 @@ def waited(condition, seconds: float = 60) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a killed parent takes its runs along on Linux alone")
 def test_a_killed_sweep_goes_on_and_a_failing_run_harms_no_other(tmp_path: Path):
-    file = written(
-        tmp_path,
-        agent="random",
-        env="tiny/Catch",
-        set={"envs": 1, "env.workers": False, "eval_episodes": 2, "log_every": 20},
-        runs={"short": {"steps": 100}, "bad": {"env": "faulty_envs:Crash", "steps": 100}, "long": {"steps": 10_000}},
-    )
+    def file(steps: int) -> Path:
+        few = {"envs": 1, "env.workers": False, "eval_episodes": 2, "log_every": 20, "steps": 100}
+        runs = {"short": {}, "bad": {"env": "faulty_envs:Crash"}, "long": {"steps": steps}}
+        return written(tmp_path, agent="random", env="tiny/Catch", set=few, runs=runs)
+
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "dreamlab", "sweep", str(file), "--out", str(out), "--jobs", "2"]
-    environment = {
-        **os.environ,
-        "FAULT_AT": "30",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
+    command = [sys.executable, "-m", "dreamlab", "sweep", str(file(1_000_000)), "--out", str(out)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "FAULT_AT": "30", "PYTHONPATH": paths}
     long = out / "long"
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL) as first:
-        waited(lambda: (out / "short").exists() and states(out).get("short") == "finished")
         waited(lambda: (long / "metrics.jsonl").exists() and (long / "metrics.jsonl").stat().st_size > 0)
         first.send_signal(signal.SIGKILL)
     waited(lambda: not is_training(long))  # it was asked to save and stop
-    assert states(out)["long"] == "stopped"
+    assert states(out) == {"bad": "failed", "long": "stopped", "short": "finished"}
+    step = ls.look(long, out)["step"]
+    file(step + 1000)
     second = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 1, second.stderr
     assert "short: was finished" in second.stdout
