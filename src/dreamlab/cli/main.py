@@ -23,7 +23,22 @@ from pathlib import Path
 
 from dreamlab.core.errors import Interrupted, UserError, suggest
 
-ORDER = ("demo", "train", "plan", "evaluate", "dream", "collect", "import", "publish", "export", "sweep", "ls", "agents", "envs", "presets")
+ORDER = (
+    "demo",
+    "train",
+    "plan",
+    "evaluate",
+    "dream",
+    "collect",
+    "import",
+    "publish",
+    "export",
+    "sweep",
+    "ls",
+    "agents",
+    "envs",
+    "presets",
+)
 """verbs in the order of the help; others follow by name"""
 _ABOUT = re.compile(r'^ABOUT(?:: str)? = "(.+)"$', re.MULTILINE)
 
