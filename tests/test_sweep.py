@@ -105,7 +105,7 @@ def test_a_killed_sweep_goes_on_and_a_failing_run_harms_no_other(tmp_path: Path)
     assert states(out) == {"bad": "failed", "long": "stopped", "short": "finished"}
     step = ls.look(long, out)["step"]
     file(step + 1000)
-    second = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    second = subprocess.run([*command, "--jobs", "2"], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 1, second.stderr
     assert "short: was finished" in second.stdout
     assert "long: going on" in second.stdout

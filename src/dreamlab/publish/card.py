@@ -92,6 +92,9 @@ def _table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
         said = dict(score.get("protocol", {}))
         own = [key for key in said if key not in (*TOLD, "env")]
         words = "; ".join(f"{key}: {said[key]}" for key in (*TOLD, *own) if key in said and key != "episodes")
+        for key in ("time_limit", "repeat"):  # what changes a return most; the rest is in the file
+            if isinstance(said.get("env"), Mapping) and said["env"].get(key) is not None:
+                words += f"; {key.replace('_', ' ')}: {said['env'][key]}"
         lines.append(
             f"| {figure(score['mean'])} | {figure(score['std'])} | {len(score['returns'])} | "
             f"[{words}](evaluations/{name}) |"
