@@ -54,11 +54,6 @@ class Package(NamedTuple):
     starts: Contexts | None
 
 
-def is_published(folder: Path) -> bool:
-    """Whether a folder holds a published model (a run has no state.json of its own)."""
-    return (folder / "state.json").is_file() and (folder / "config.yaml").is_file()
-
-
 def left_out(key: str) -> bool:
     """Whether a key of an agent's state serves learning alone."""
     return "optim" in key or key == "learning"
