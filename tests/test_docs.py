@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")))
 PACKAGE = ROOT / "src" / "dreamlab"
 PLACEHOLDERS = {"AGENT": "world-models", "ID": "tiny/Catch", "RUN": "runs/demo", "DIR": "runs/demo", "NAME": "smoke"}
-PLACEHOLDERS |= {"ENV": "tiny/Catch"}
+PLACEHOLDERS |= {"ENV": "tiny/Catch", "FILE": "sweep.yaml", "FILE.yaml": "sweep.yaml"}
 MADE_BY_A_RUN = re.compile(
     r"^(runs|checkpoints|replay|videos|dreams|pictures|evaluations)/|^(metrics\.jsonl|state\.json|best\.json|config\.yaml"
     r"|summary\.json|recordings\.json|report\.html|score\.json|error\.json|paper\.json|events\..*"
@@ -130,7 +130,8 @@ def read(argv: list[str]) -> None:
     verb, rest = argv[0], [PLACEHOLDERS.get(word, word) for word in argv[1:]]
     options = {"demo": demo.Options, "evaluate": evaluate.Options, "dream": dream.Options, "ls": ls.Options}
     options |= {"compare": compare.Options, "report": report.Options}
-    options["import"] = importlib.import_module("dreamlab.cli.import").Options
+    for name in ("import", "publish", "export", "sweep"):
+        options[name] = importlib.import_module(f"dreamlab.cli.{name}").Options
     if verb == "--version":
         return
     assert verb in verbs(), f"no verb {verb!r}"

@@ -29,7 +29,9 @@ from dreamlab.run.config import RunConfig
 from dreamlab.run.trainer import Stopped
 
 SMOKE = from_dict(Config, agents.preset("iris", "smoke")["agent"])
-TINY = replace(SMOKE, epochs=4, collect_epochs=3, epoch_steps=30, tokenizer=replace(SMOKE.tokenizer, revive=2, continuous=1))
+TINY = replace(
+    SMOKE, epochs=4, collect_epochs=3, epoch_steps=30, tokenizer=replace(SMOKE.tokenizer, revive=2, continuous=1)
+)
 IMAGE = spaces.Dict(image=spaces.Box(0, 255, (3, 16, 16), np.uint8))
 
 

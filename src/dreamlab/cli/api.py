@@ -62,11 +62,17 @@ def train(
 
 
 def load(run: str | Path, checkpoint: int | None = None, device: str = "auto") -> Opened:
-    """A trained agent from its run folder: ``load("runs/demo").policy()`` acts.
+    """A trained agent from its run's folder, or a published one: ``load("runs/demo").policy()`` acts.
+
+    Args:
+        run: a run's folder, the folder of a published model, or ``user/name`` (``user/name@revision``) on the
+            Hugging Face Hub; a path that exists here wins.
+        checkpoint: its step; the newest whole one unless told.
+        device: where the networks live.
 
     Raises:
-        UserError: no run there, no such checkpoint, a pickle in it.
-        RunError: every checkpoint is damaged.
+        UserError: no run there, no such checkpoint or model, a pickle in it.
+        RunError: every checkpoint is damaged; the Hub cannot be reached.
     """
     from dreamlab.cli import session
 

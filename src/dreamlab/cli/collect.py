@@ -220,13 +220,13 @@ def actor(
 
 def _trained(run: str, env: EnvConfig) -> Any:
     """A run's policy, in the environment as it was trained, but for what was typed."""
-    from dreamlab.cli import session
+    from dreamlab.cli import named, session
 
     folder = Path(run)
-    if not (folder / "config.yaml").exists():
+    if named.hub_name(run) is None and not (folder / "config.yaml").exists():
         near = "" if "/" in run or folder.exists() else f"no policy {run!r}; "
         raise UserError(f"{near}--policy takes {', '.join(CHANCE)}, or the folder of a run; {run} holds no run")
-    opened = session.open_run(folder)
+    opened = session.open_run(run)
     own = opened.spec.env
     if own.id == env.id and env == envs.evaluation(envs.default_config(env.id)):  # nothing was typed
         env = envs.evaluation(own)

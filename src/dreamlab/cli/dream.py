@@ -31,7 +31,7 @@ class Options:
     """Film open-loop dreams beside reality for the same actions, and write their error by horizon."""
 
     run: Positional[str]
-    """the run's folder"""
+    """the run's folder, a published model's, or user/name on the Hugging Face Hub"""
     horizon: int = 50
     """imagined steps"""
     context: int = 5
@@ -107,7 +107,7 @@ def dream(
     error = prediction_error(opened.model, batches, context, horizon, temperature, samples, seed)
     name = f"{opened.step}-horizon{horizon}"
     folder = opened.folder / "dreams"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", error)
     for line in table(error):
         say(line)

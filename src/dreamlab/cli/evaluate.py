@@ -27,7 +27,7 @@ class Options:
     """Score a run's agent in its environment; the score is stored with its protocol in evaluations/."""
 
     run: Positional[str]
-    """the run's folder"""
+    """the run's folder, a published model's, or user/name on the Hugging Face Hub"""
     env: str | None = None
     """the environment, for a run that learned from recordings alone"""
     episodes: int = 100
@@ -130,7 +130,7 @@ def evaluate(
         venv.close()
     score = evals.score(opened.spec.agent, spec.env.id, outcome, protocol)
     stored = opened.folder / "evaluations"
-    stored.mkdir(exist_ok=True)
+    stored.mkdir(parents=True, exist_ok=True)
     limit = "" if time_limit is None else f"-{time_limit}steps"
     limit += "" if actions is None else f"-{actions}"
     write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes{limit}.json", score)

@@ -111,6 +111,8 @@ def _progress(files: RunFolder) -> dict[str, Any]:
     """
     from dreamlab.cli.session import ERROR, is_training
 
+    if (published := files.json(files.run / "state.json")) is not None:  # a model without its run
+        return {"state": "published", "step": int(published["step"])}
     failure, saved, lines = files.run / ERROR, _checkpoint(files), files.last_metrics()
     steps = [s for s in (lines[0]["step"] if lines else None, saved.get("step")) if is_number(s)]
     step = int(max(steps)) if steps else None

@@ -24,8 +24,8 @@ from pathlib import Path
 from dreamlab.core.errors import Interrupted, UserError, suggest
 
 ORDER = (
-    *("demo", "train", "plan", "evaluate", "compare", "report", "dream"),
-    *("collect", "import", "ls", "agents", "envs", "presets"),
+    *("demo", "train", "plan", "evaluate", "compare", "report", "sweep", "dream"),
+    *("collect", "import", "publish", "export", "ls", "agents", "envs", "presets"),
 )
 """verbs in the order of the help; others follow by name"""
 _ABOUT = re.compile(r'^ABOUT(?:: str)? = "(.+)"$', re.MULTILINE)

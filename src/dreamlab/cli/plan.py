@@ -141,7 +141,7 @@ def plan(
     """
     module = agents.load(spec.agent)
     obs_space, act_space = spaces or envs.spaces_of(spec.env)
-    agent = _imagined(module, spec, obs_space, act_space)
+    agent = imagined(module, spec, obs_space, act_space)
     refuse_unable(agent, spec, recorded)
     recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
     counts, following = count(agent.parts), getattr(agent, "copies", ())
@@ -261,7 +261,7 @@ def count(parts: Mapping[str, Any]) -> dict[str, int]:
     return counts
 
 
-def _imagined(module: Any, spec: Spec, obs_space: spaces.Dict, act_space: spaces.Space) -> Agent:
+def imagined(module: Any, spec: Spec, obs_space: spaces.Dict, act_space: spaces.Space) -> Agent:
     """The agent at full size, taking no memory."""
     import torch
 

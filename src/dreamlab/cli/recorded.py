@@ -239,6 +239,11 @@ def stage(opened: Opened, id: str | None) -> EnvConfig:
             f"{opened.folder} has not learned to act, so there is nothing to score; watch what it has learned: "
             f"dreamlab dream {opened.folder}"
         )
+    if id is None and opened.own_env:
+        raise UserError(
+            f"{opened.folder} was trained in {opened.own_env}, which is code of its publisher's own and is not run for "
+            f"a downloaded model. If you have it here and trust it: dreamlab evaluate ... --env {opened.own_env}"
+        )
     if id is None:
         raise UserError(
             f"{opened.folder} learned from recordings alone, so there is no environment to score it in. "

@@ -18,7 +18,7 @@ from dreamlab import agents, envs
 from dreamlab.cli import options, recorded, resume
 from dreamlab.cli.options import Spec
 from dreamlab.core.config import read_yaml
-from dreamlab.core.errors import UserError, suggest
+from dreamlab.core.errors import RunError, UserError, suggest
 from dreamlab.envs.recordings import ID as NO_ENV
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class Opened:
     obs_space: spaces.Dict
     act_space: spaces.Space
     parts: Mapping[str, Any]
+    contexts: Any = None
+    """of a published model: its start contexts, in place of rows (``publish.contexts.Contexts``)"""
+    own_env: str | None = None
+    """of a published model: the environment that is code of somebody's own, and is not built here"""
 
     def policy(self, explore: bool = False) -> Policy:
         """How the agent acts: as it is evaluated, or as it explores."""
@@ -75,6 +79,10 @@ class Opened:
         from dreamlab.run.experience import Experience
         from dreamlab.run.replay import Replay
 
+        if self.contexts is not None:
+            return Experience(self.contexts, self.obs_space, self.act_space, self.compute.device)
+        if "run" not in self.parts:
+            raise RunError(f"{self.folder} was published without start contexts: it acts, but has nothing to dream of")
         state = self.parts["run"]["experience"]["replay"]
         replay = Replay.view(self.folder / "replay", state)
         return Experience(replay, self.obs_space, self.act_space, self.compute.device)
@@ -87,14 +95,17 @@ class Opened:
             RunError: it holds no rows.
         """
         import numpy as np
+        import torch
 
         from dreamlab.core.imagination import tree_map
         from dreamlab.core.sampling import WholeEpisodes
 
         rows = self.rows()
         first = np.unique(WholeEpisodes(self.spec.run.seed)(rows.index, count, 1, replace=False), axis=0)
-        batch = rows.gather(first)  # an episode that the ring has cut has lost its first row
-        return tree_map(lambda x: x[batch.is_first[:, 0], 0], self.model.observe(batch))
+        batch = rows.gather(first)
+        begins = batch.is_first[:, 0]  # an episode that the ring has cut has lost its first row
+        begins = begins if self.contexts is None or bool(begins.any()) else torch.ones_like(begins)
+        return tree_map(lambda x: x[begins, 0], self.model.observe(batch))
 
 
 def stored_spec(folder: Path) -> Spec:
@@ -172,16 +183,25 @@ def prepare(spec: Spec) -> Compute:
 
 
 def open_run(path: str | Path, checkpoint: int | None = None, device: str | None = None) -> Opened:
-    """A run folder's agent at a checkpoint (the newest whole one unless told).
+    """The agent of a run's folder at a checkpoint (the newest whole one unless told), or of a published model.
 
     Raises:
-        UserError: no run there, no such checkpoint, a pickle in it.
-        RunError: every checkpoint is damaged.
+        UserError: no run there and no such model, no such checkpoint, a pickle in it.
+        RunError: every checkpoint is damaged; the Hub cannot be reached.
     """
+    from dreamlab.cli import named
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import agent_state
 
-    folder = Path(path)
+    place = named.place(path)
+    if place.published:
+        from dreamlab.cli.published import open_published
+
+        opened = open_published(place, device)
+        if checkpoint not in (None, opened.step):
+            raise UserError(f"{path} is a published model of one checkpoint, {opened.step}; leave out --checkpoint")
+        return opened
+    folder = place.folder
     refuse_no_run(folder)
     spec = stored_spec(folder)
     if device is not None:

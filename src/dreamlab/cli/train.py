@@ -220,15 +220,21 @@ def headline(spec: Spec) -> str:
 
 def take_parts(agent: Any, source: Path) -> str:
     """Give an agent the trained parts of another run (``--from``). Returns a word about it."""
-    from dreamlab.cli import session
+    from dreamlab.cli import named, session
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import agent_state
 
     if not hasattr(agent, "load_parts"):
         raise UserError("this agent cannot take parts from another run (--from)")
-    session.refuse_no_run(source)
-    step, parts, _ = Checkpoints(source).load()
-    taken = agent.load_parts(agent_state(parts))
+    place = named.place(source)
+    if place.published:
+        opened = session.open_run(source)
+        step, state = opened.step, opened.agent.state_dict()
+    else:
+        session.refuse_no_run(source)
+        step, parts, _ = Checkpoints(source).load()
+        state = agent_state(parts)
+    taken = agent.load_parts(state)
     return f"from {source} (step {step}): {', '.join(taken)}"
 
 

@@ -66,8 +66,8 @@ def read_about(folder: Path) -> About | None:
             raise UserError(
                 f"{path} was written by a later dreamlab (format {said['format']}); this one reads {FORMAT}"
             )
-        obs_space = spaces.Dict({key: _read_space(space) for key, space in said["observations"].items()})
-        act_space = _read_space(said["action"])
+        obs_space = spaces.Dict({key: read_space(space) for key, space in said["observations"].items()})
+        act_space = read_space(said["action"])
         holds = {name: bool(said["holds"][name]) for name in ("actions", "rewards", "ends")}
         return About(
             obs_space, act_space, holds, said["env"], said["request"], int(said["episodes"]), int(said["rows"])
@@ -83,8 +83,8 @@ def write_about(folder: Path, about: About) -> None:
     """Write ``recordings.json``."""
     said = {
         "format": FORMAT,
-        "observations": {key: _written_space(space) for key, space in about.obs_space.spaces.items()},
-        "action": _written_space(about.act_space),
+        "observations": {key: written_space(space) for key, space in about.obs_space.spaces.items()},
+        "action": written_space(about.act_space),
         "holds": dict(about.holds),
         "env": about.env,
         "request": about.request,
@@ -94,7 +94,7 @@ def write_about(folder: Path, about: About) -> None:
     write_json(folder / ABOUT, said)
 
 
-def _written_space(space: spaces.Space) -> dict[str, Any]:
+def written_space(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"n": int(space.n)}
     if isinstance(space, spaces.MultiDiscrete):
@@ -109,7 +109,7 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _read_space(said: Mapping[str, Any]) -> spaces.Space:
+def read_space(said: Mapping[str, Any]) -> spaces.Space:
     if "n" in said:
         return spaces.MultiDiscrete(said["n"]) if isinstance(said["n"], list) else spaces.Discrete(said["n"])
     if "shape" in said:
