@@ -84,7 +84,7 @@ class Transitions:
     def __init__(
         self, seen: Tensor, act: Tensor, rew: Tensor, is_last: Tensor, is_terminal: Tensor, all_of_them: bool
     ) -> None:
-        windows, self.times = is_last.shape
+        self.times = is_last.shape[1]
         self.seen, self.act = seen.flatten(0, 1), act[:, :-1].flatten(0, 1)
         self.rew, self.done, self.terminated = (
             x[:, 1:].flatten().cpu().numpy() for x in (rew.double(), is_last, is_terminal)
