@@ -82,8 +82,10 @@ def folder(id: str) -> Path:
 
 
 def default(id: str) -> Config:
-    """Pictures as large as the model's, the run's time limit, and its newest checkpoint."""
-    path = folder(id)
+    """Pictures as large as the model's, the run's time limit, and its newest checkpoint, where there is such a run."""
+    path = Path(id.removeprefix(PREFIX))
+    if not (path / "config.yaml").is_file():
+        return Config(id=id)
     stored = read_yaml(path / "config.yaml").get("env")
     env: dict[str, Any] = stored if isinstance(stored, dict) else {}
     steps = [int(p.name) for p in path.glob("checkpoints/[0-9]*") if p.name.isdigit()]

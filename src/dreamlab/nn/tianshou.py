@@ -40,12 +40,12 @@ def _as_written() -> Iterator[None]:
     """Functions that are to be compiled by numba are left as they are inside the block."""
     import numba
 
-    before = numba.config.DISABLE_JIT
-    numba.config.DISABLE_JIT = True
+    settings: Any = numba.config
+    before, settings.DISABLE_JIT = settings.DISABLE_JIT, True
     try:
         yield
     finally:
-        numba.config.DISABLE_JIT = before
+        settings.DISABLE_JIT = before
 
 
 try:
@@ -207,19 +207,19 @@ def convolutions(shape: tuple[int, int, int]) -> nn.Module:
     return nn.Sequential(*found, nn.Flatten())
 
 
-def logits(encoder: Encoder, outs: int) -> nn.Module:
+def logits(encoder: Encoder, outs: int) -> Any:
     """One number for each action: values, or logits of a choice."""
     return DiscreteActor(preprocess_net=encoder, action_shape=outs, softmax_output=False)
 
 
-def gaussian(encoder: Encoder, outs: int) -> nn.Module:
+def gaussian(encoder: Encoder, outs: int) -> Any:
     """Mean and standard deviation of each part of an action, both by what is seen."""
     return ContinuousActorProbabilistic(
         preprocess_net=encoder, action_shape=outs, unbounded=True, conditioned_sigma=True
     )
 
 
-def gaussian_alone(encoder: Encoder, outs: int) -> nn.Module:
+def gaussian_alone(encoder: Encoder, outs: int) -> Any:
     """The same with standard deviations that are learned, and do not depend on what is seen."""
     return ContinuousActorProbabilistic(preprocess_net=encoder, action_shape=outs, unbounded=True)
 
@@ -242,7 +242,8 @@ def orthogonal(network: nn.Module, last: nn.Module | None = None, scale: float =
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(module.weight, 2**0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     for module in last.modules() if last is not None else ():
         if isinstance(module, nn.Linear):
             with torch.no_grad():
@@ -265,13 +266,13 @@ class Adam(OptimizerFactory):
         return self.made
 
 
-def double_dqn(net: nn.Module, act_space: spaces.Discrete, adam: Adam, **settings: Any) -> Any:
+def double_dqn(net: nn.Module, act_space: spaces.Space, adam: Adam, **settings: Any) -> Any:
     """Double DQN: ``policy.model``, and ``model_old``, which targets are made of."""
     policy = DiscreteQLearningPolicy(model=net, action_space=act_space)
     return DQN(policy=policy, optim=adam, is_double=True, **settings)
 
 
-def ppo(actor: nn.Module, critic: nn.Module, act_space: spaces.Space, adam: Adam, **settings: Any) -> Any:
+def ppo(actor: Any, critic: nn.Module, act_space: spaces.Space, adam: Adam, **settings: Any) -> Any:
     """PPO: ``policy.actor`` and ``critic``, which may share an encoder."""
     policy: Any
     if isinstance(act_space, spaces.Discrete):
