@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dreamlab.core.types import Obs
     from dreamlab.nn.compute import Compute
 
-LIBRARY_BYTES = 110 << 20
-"""memory of the library and of what it imports (pandas, numba, h5py)"""
+LIBRARY_BYTES = 85 << 20
+"""memory of the library and of what it imports (pandas, numba, h5py), and of a small update"""
 
 
 def actions(agent: str, space: spaces.Space, continuous: bool = True) -> Classes | Bounded:
@@ -149,5 +149,5 @@ def memory(space: spaces.Dict, stack: int, hidden: tuple[int, ...], held: int, l
     """Bytes of learning beyond process and weights: transitions held at once, and those in one gradient step."""
     pictures = sum(int(np.prod(s.shape or ())) for s in space.spaces.values() if is_image(s)) * stack
     vector = sum(int(np.prod(s.shape or ())) for s in space.spaces.values() if not is_image(s))
-    maps = 3 * pictures if pictures else 0  # of three convolutions, with their gradients
+    maps = 4 * pictures  # of three convolutions, with their gradients
     return LIBRARY_BYTES + held * (3 * pictures + 8 * vector) + 4 * learned * (2 * pictures + maps + 6 * sum(hidden))
