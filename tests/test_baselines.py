@@ -285,7 +285,8 @@ def stop_at(trainer, step):
 @pytest.mark.parametrize("name", list(MODULES))
 def test_interrupted_it_ends_as_if_it_had_not_been(name, tmp_path):
     """Weights, targets, moments, counts and rows, bit for bit; stopped twice, once in the middle of an episode."""
-    config = dataclasses.replace(SMALL[name], **({"scale_returns": True} if name == "ppo" else {}))
+    kept_too = {"ppo": {"scale_returns": True}, "dqn": {"anneal": True}, "sac": {}}
+    config = dataclasses.replace(SMALL[name], **kept_too[name])
     ends = []
     for cuts in ([], [50, 97]):
         folder = tmp_path / str(len(cuts))

@@ -60,6 +60,8 @@ class Config:
     """steps that an update learns from"""
     lr: float = 1e-3
     """learning rate"""
+    anneal: bool = False
+    """let the learning rate fall to 0 over the run: a greedy policy may turn with any one update"""
     discount: float = 0.99
     """gamma"""
     n_step: int = 1
@@ -174,6 +176,13 @@ class DoubleDQN:
         share = min(1.0, self.updates * self.config.every / self.config.epsilon_steps)
         return 1.0 + share * (self.config.epsilon - 1.0)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+        if not self.config.anneal:
+            return self.config.lr
+        return baselines.annealed(self.config.lr, self.updates, budget(self.config, self.run, (), self.recorded))
+
     def phases(self) -> Sequence[Phase]:
         """``budget`` with the live parts bound to it."""
         act = {"prefill": Uniform(self.act_space), "train": self.policy(explore=True)}
@@ -208,6 +217,8 @@ class DoubleDQN:
     def learn(self, experience: Experience) -> Metrics:
         """One update."""
         rows = self.draw(experience, self.config.batch)
+        for group in self.adam.made.param_groups:
+            group["lr"] = self.rate
         losses = tianshou.update(self.algorithm, rows)
         self.updates += 1
         target, error = rows.learned.returns.flatten(), rows.learned.weight.detach()
@@ -217,6 +228,7 @@ class DoubleDQN:
             "target": target.mean(),
             "td_error": error.abs().mean(),
             "epsilon": self.epsilon,
+            "learning_rate": self.adam.made.param_groups[0]["lr"],
             "gradient_norm": optim.global_norm(self.algorithm.policy.model.parameters()),
         }
 

@@ -235,8 +235,7 @@ class PPO:
         """The learning rate of the next update."""
         if not self.config.anneal:
             return self.config.lr
-        rounds = sum(phase.rounds for phase in budget(self.config, self.run))
-        return self.config.lr * max(0.0, 1 - self.updates / rounds)
+        return baselines.annealed(self.config.lr, self.updates, budget(self.config, self.run))
 
     def measured(self, rows: tianshou.Transitions, losses: Mapping[str, float]) -> Metrics:
         """The library's losses, and what the update did."""

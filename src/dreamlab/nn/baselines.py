@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from dreamlab.nn.actions import Bounded, Classes
 from dreamlab.nn.frames import Frames
 
 if TYPE_CHECKING:
-    from dreamlab.core.protocols import Experience
+    from dreamlab.core.protocols import Experience, Phase
     from dreamlab.core.types import Obs
     from dreamlab.nn.compute import Compute
 
@@ -118,6 +118,11 @@ class Acting:
         if self.acts.groups:
             return act.long(), state, {}
         return self.acts.emit(act), state, {"raw": act} if self.keep else {}
+
+
+def annealed(lr: float, updates: int, phases: Sequence[Phase]) -> float:
+    """A learning rate that falls to 0 over all rounds of the phases."""
+    return lr * max(0.0, 1 - updates / sum(phase.rounds for phase in phases))
 
 
 def on_device(compute: Compute, *networks: nn.Module) -> None:
