@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -319,14 +321,15 @@ def test_by_its_command_it_trains_is_scored_and_filmed(name, tmp_path, capsys):
     run = str(tmp_path / "run")
     argv = ["train", name, "--env", "tiny/Catch", "--preset", "smoke", "--run", run, "--env.no-workers"]
     assert main(argv) == 0
-    assert main(["evaluate", run, "--episodes", "2", "--video"]) == 0
-    assert list(Path(run).glob("videos/*.mp4"))
-    assert Path(run, "report.html").exists()
+    if name == "dqn":  # what is the same for all, once
+        assert main(["evaluate", run, "--episodes", "2", "--video"]) == 0
+        assert list(Path(run).glob("videos/*.mp4"))
     lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     keys = {key for line in lines for key in line}
     assert {"train/ret", "train/value", "train/gradient_norm"} <= keys
     assert {"dqn": "train/epsilon", "ppo": "train/policy_entropy", "sac": "train/alpha"}[name] in keys
-    assert main([*argv, "--steps", "200"]) == 0  # more steps go on with it
+    if name == "ppo":
+        assert main([*argv, "--steps", "200"]) == 0  # more steps go on with it
     capsys.readouterr()
     assert main(["dream", run]) == 2
     assert "no world model" in capsys.readouterr().err
@@ -434,6 +437,13 @@ def test_budgets_that_cannot_be_are_refused(name, config, run, words):
 def test_settings_are_checked(name, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         dataclasses.replace(SMALL[name], **wrong)
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "dreamlab.nn.tianshou")
+    monkeypatch.setitem(sys.modules, "tianshou.algorithm", None)
+    with pytest.raises(UserError, match=r"pip install 'dreamlab\[baselines\]'"):
+        importlib.import_module("dreamlab.nn.tianshou")
 
 
 # ---- inside a dream
