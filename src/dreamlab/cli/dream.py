@@ -103,8 +103,9 @@ def dream(
 
         refuse_missing("logging a dream to W&B")
     opened = session.open_run(run, checkpoint, device)
+    model = opened.model  # refused before anything is read, where there is none
     batches = windows(opened, context, horizon, max(MEASURED, count), seed)
-    error = prediction_error(opened.model, batches, context, horizon, temperature, samples, seed)
+    error = prediction_error(model, batches, context, horizon, temperature, samples, seed)
     name = f"{opened.step}-horizon{horizon}"
     folder = opened.folder / "dreams"
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from dreamlab.cli import output, recorded
 from dreamlab.cli.flags import ask
 from dreamlab.core.config import to_dict
 from dreamlab.core.errors import UserError
-from dreamlab.envs import evaluation
+from dreamlab.envs import dream, evaluation
 
 if TYPE_CHECKING:
     from dreamlab.cli.session import Opened
@@ -29,7 +30,7 @@ class Options:
     run: Positional[str]
     """the run's folder, a published model's, or user/name on the Hugging Face Hub"""
     env: str | None = None
-    """the environment, for a run that learned from recordings alone"""
+    """the environment, for a run that learned from recordings alone, or in a dream (then the one that was dreamt of)"""
     episodes: int = 100
     """episodes, each with a seed of its own"""
     seed: int = 0
@@ -106,6 +107,7 @@ def evaluate(
     scored = evaluation(recorded.stage(opened, env))
     scored = scored if time_limit is None else dataclasses.replace(scored, time_limit=time_limit)
     spec = dataclasses.replace(opened.spec, env=scored)
+    elsewhere = {"trained_in": opened.spec.env.id} if dream.claims(opened.spec.env.id) and env else {}
     venv = session.environments(spec, n, render="human" if render else video)
     try:
         outcome, frames = evals.evaluate(
@@ -124,7 +126,7 @@ def evaluate(
             seeded=bool(getattr(venv, "seeded", False)),
             precision=opened.spec.run.precision,
             envs=n,
-            own=getattr(opened.agent, "protocol", None),
+            own={**(getattr(opened.agent, "protocol", None) or {}), **elsewhere},
         )
     finally:
         venv.close()
@@ -133,10 +135,11 @@ def evaluate(
     stored.mkdir(parents=True, exist_ok=True)
     limit = "" if time_limit is None else f"-{time_limit}steps"
     limit += "" if actions is None else f"-{actions}"
-    write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes{limit}.json", score)
+    place = "-" + re.sub(r"[^A-Za-z0-9._-]+", "-", scored.id) if elsewhere else ""
+    write_json(stored / f"{opened.step}-seed{seed}-{episodes}episodes{limit}{place}.json", score)
     path = None
     if frames:
-        path = opened.folder / "videos" / f"{opened.step}-seed{seed}.mp4"
+        path = opened.folder / "videos" / f"{opened.step}-seed{seed}{place}.mp4"
         evals.film(path, frames, f"{opened.spec.agent} · {spec.env.id} · return {outcome.ret[0]:.0f}")
         say(f"film: {path}")
     for line in told(score, opened.step):

@@ -15,9 +15,11 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamlab import agents
+from dreamlab.cli import dreams
 from dreamlab.core.config import to_dict
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import Recorded, is_image
+from dreamlab.envs import dream
 from dreamlab.envs.config import EnvConfig
 from dreamlab.envs.recordings import ID
 
@@ -223,13 +225,17 @@ def fill(found: Material, experience: Experience, folder: Path, env: EnvConfig) 
 
 
 def stage(opened: Opened, id: str | None) -> EnvConfig:
-    """The environment in which a run is scored: its own, or for one that learned from recordings alone, ``id``.
+    """The environment in which a run is scored: its own, or for one that learned from recordings or in a dream, ``id``.
 
     Raises:
         UserError: it has none and none is named, or the one named is not what it learned of.
     """
     from dreamlab import envs
 
+    if dream.claims(opened.spec.env.id) and id not in (None, opened.spec.env.id):
+        config = dreams.reality(opened, str(id))
+        _refuse_other_spaces(opened, config, "dreamt of")
+        return config
     if opened.spec.env.id != ID:
         if id not in (None, opened.spec.env.id):
             raise UserError(f"{opened.folder} was trained in {opened.spec.env.id} and is scored there; leave out --env")
@@ -256,13 +262,20 @@ def stage(opened: Opened, id: str | None) -> EnvConfig:
         config = dataclasses.replace(config, size=(h, w))
     if len(opened.obs_space) == 1:
         config = dataclasses.replace(config, obs="pixels" if images else "vector")
+    _refuse_other_spaces(opened, config, "recorded")
+    return config
+
+
+def _refuse_other_spaces(opened: Opened, config: EnvConfig, how: str) -> None:
+    """Raise UserError where an environment is not seen and acted in as what a run learned of."""
+    from dreamlab import envs
+
     obs_space, act_space = envs.spaces_of(config)
     shapes = [{k: s.shape for k, s in space.spaces.items()} for space in (opened.obs_space, obs_space)]
     if shapes[0] != shapes[1]:
-        raise UserError(f"{opened.folder} sees {shapes[0]}, but {id} gives {shapes[1]}: it was not recorded there")
+        raise UserError(f"{opened.folder} sees {shapes[0]}, but {config.id} gives {shapes[1]}: it was not {how} there")
     if opened.act_space != act_space:
-        raise UserError(f"{opened.folder} acts in {opened.act_space}, but {id} takes {act_space}")
-    return config
+        raise UserError(f"{opened.folder} acts in {opened.act_space}, but {config.id} takes {act_space}")
 
 
 # -- words ---------------------------------------------------------------------------------------------------
