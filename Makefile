@@ -32,7 +32,7 @@ types: .venv/.done
 	$(BIN)/mypy
 
 pytest: .venv/.done
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 slow: .venv/.done
 	$(BIN)/pytest -m slow --timeout 3600
