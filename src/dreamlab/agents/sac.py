@@ -62,6 +62,8 @@ class Config:
     """steps that an update learns from"""
     lr: float = 3e-4
     """learning rate of policy and critics"""
+    anneal: bool = False
+    """let that learning rate fall to 0 over the run: the likeliest action may turn with any one update"""
     alpha_lr: float = 3e-4
     """learning rate of the entropy's weight"""
     discount: float = 0.99
@@ -186,6 +188,13 @@ class SAC:
         """Steps that an update learns from."""
         return self.config.batch
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+        if not self.config.anneal:
+            return self.config.lr
+        return baselines.annealed(self.config.lr, self.updates, budget(self.config, self.run, (), self.recorded))
+
     def phases(self) -> Sequence[Phase]:
         """``budget`` with the live parts bound to it."""
         act = {"prefill": Uniform(self.act_space), "train": self.policy(explore=True)}
@@ -217,6 +226,9 @@ class SAC:
     def learn(self, experience: Experience) -> Metrics:
         """One update."""
         rows = self.draw(experience, self.config.batch)
+        for name in ("actor", "critic", "critic_2"):
+            for group in self.adams[name].made.param_groups:
+                group["lr"] = self.rate
         losses = tianshou.update(self.algorithm, rows)
         self.updates += 1
         target, error = rows.learned.returns.flatten(), rows.learned.weight.detach()  # error: value less target
@@ -230,6 +242,7 @@ class SAC:
             "value": (target + error).mean(),
             "target": target.mean(),
             "td_error": error.abs().mean(),
+            "learning_rate": self.adams["actor"].made.param_groups[0]["lr"],
             "gradient_norm": optim.global_norm(self.algorithm.policy.actor.parameters()),
         }
 
