@@ -26,7 +26,7 @@ PLACEHOLDERS = {"AGENT": "world-models", "ID": "tiny/Catch", "RUN": "runs/demo",
 PLACEHOLDERS |= {"ENV": "tiny/Catch", "FILE": "sweep.yaml", "FILE.yaml": "sweep.yaml"}
 MADE_BY_A_RUN = re.compile(
     r"^(runs|checkpoints|replay|videos|dreams|pictures|evaluations)/|^(metrics\.jsonl|state\.json|best\.json|config\.yaml"
-    r"|summary\.json|recordings\.json|report\.html|score\.json|error\.json|paper\.json|events\..*"
+    r"|summary\.json|recordings\.json|report\.html|score\.json|error\.(json|txt)|paper\.json|events\..*"
     r"|summary\.md|results\.json|demo\.html|(scores|episodes|steps|time|aggregates|efficiency)\.png)$"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
