@@ -6,11 +6,14 @@ Real processes; the signal goes to the whole group, as a terminal sends it, so w
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,7 @@ from test_bad_input import QUICK
 from test_resume import assert_same, environment
 
 from dreamlab.cli.main import main
+from dreamlab.envs import default_config, make
 from dreamlab.run.checkpoint import Checkpoints
 
 TOY = ("toy_agent", "--env", "faulty_envs:Slow", "--agent.collect", "80", "--agent.study", "2", "--agent.tune", "1",
@@ -122,3 +126,15 @@ def test_an_interrupted_exec_of_text_ends_with_the_same_code(tmp_path):
     argv = [sys.executable, "-m", "interrupted"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "dreamlab: stopped\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no telling which signals a process lets wait")
+def test_workers_are_started_with_signals_waiting():
+    """Else one that falls between a worker's start and its first line ends it, and the run with it."""
+    venv = make(replace(default_config("tiny/Count"), workers=True), 1, 0)
+    try:
+        status = Path(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read_text()
+    finally:
+        venv.close()
+    blocked = int(re.search(r"^SigBlk:\s*(\w+)", status, re.M)[1], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))

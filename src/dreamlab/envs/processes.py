@@ -27,7 +27,7 @@ def start(target: Callable[..., None], payload: Any, name: str) -> tuple[Any, co
         context.set_forkserver_preload(["dreamlab.envs.build"])  # what all workers import is imported once
     ours, theirs = context.Pipe()
     process = context.Process(target=_become, args=(target, cloudpickle.dumps(payload), theirs), name=name, daemon=True)
-    with _without_main(), _one_thread(), _without_sigterm():
+    with _without_main(), _one_thread(), _without_signals():
         process.start()
     # at our end multiprocessing asks daemons to terminate and waits, but workers leave that signal to us
     util.Finalize(process, process._popen.kill, exitpriority=10)
@@ -68,16 +68,17 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _without_sigterm() -> Iterator[None]:
-    """Keep SIGTERM from the fork server that may be started here: a group is told to end, the main process decides how.
+def _without_signals() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM from what is started here: a group is told to end, the main process decides how.
 
-    The signal waits meanwhile, and what is started inherits that.
+    The signals wait meanwhile. The fork server inherits that, and so do its workers, which would otherwise be
+    interrupted between their start and ``_become``.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     resource_tracker.ensure_running()  # or it would be started inside, and let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -109,7 +110,7 @@ def _become(target: Callable[..., None], payload: bytes, pipe: connection.Connec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None)  # what an environment starts can still be ended by it
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         thing = cloudpickle.loads(payload)
