@@ -39,17 +39,26 @@ def start(folder: Path, args: tuple[str, ...], slow_from: int | None) -> subproc
     return subprocess.Popen(argv, env=env, start_new_session=True, **pipes)  # type: ignore[call-overload]
 
 
-def interrupt(process: subprocess.Popen[str], after: str, signals: list[int], wait: float) -> tuple[str, str]:
-    """Signals to the group ``wait`` seconds after a line that begins with ``after``. Returns what was written."""
+def interrupt(
+    process: subprocess.Popen[str], after: str, signals: list[int], wait: float, saved: Path | None = None
+) -> tuple[str, str]:
+    """Signals to the group ``wait`` seconds after a line that begins with ``after``. Returns what was written.
+
+    By then it has workers, and if ``saved`` is given a checkpoint there of step 80 or later.
+    """
     assert process.stdout
     seen = ""
     for line in process.stdout:
         seen += line
         if line.strip().startswith(after):
             break
+    parent, deadline = psutil.Process(process.pid), time.monotonic() + 60
+    while len(parent.children(recursive=True)) < 2 or (saved and max(Checkpoints(saved).steps(), default=0) < 80):
+        assert process.poll() is None, seen
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.02)
     time.sleep(wait)
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    assert len(family) > 2, seen
+    family = [parent, *parent.children(recursive=True)]
     begin = time.monotonic()
     for number in signals:
         os.killpg(process.pid, number)
@@ -92,7 +101,8 @@ def finish(folder: Path, args: tuple[str, ...]) -> None:
 def test_two_signals_stop_at_once(tmp_path, capfd):
     """Also while it is saving: what was saved before is whole."""
     args = (*TOY, "--save-minutes", "0.00001")
-    _, err = interrupt(start(tmp_path / "run", args, 60), "study", [signal.SIGINT, signal.SIGINT], wait=0.5)
+    run = tmp_path / "run"
+    _, err = interrupt(start(run, args, 60), "study", [signal.SIGINT, signal.SIGINT], wait=0.1, saved=run)
     assert err in ("", "dreamlab: stopped\n"), "it may have left before the second"
     step, _, words = Checkpoints(tmp_path / "run").load()
     assert step >= 80
