@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dreamlab.core.config import fail, read_yaml
 from dreamlab.core.errors import UserError, suggest, unknown
+from dreamlab.core.protocols import Phase
 
 if TYPE_CHECKING:
     from dreamlab.core.types import Recorded
+    from dreamlab.run.config import RunConfig
 
 OFFERS = ("Config", "EXTENDS", "SEES", "budget", "build", "footprint")
 """what a module must hold to be an agent; ``EXTENDS`` names the settings whose change extends a run: of its
@@ -41,6 +43,29 @@ class Footprint(NamedTuple):
     """annotations beside one row of the replay"""
     rewritten: bool = False
     """whether learning writes these again and again: what undoes that, since each kept checkpoint, takes disk too"""
+
+
+def act_then_learn(config: Any, run: RunConfig, recorded: Recorded | None) -> list[Phase]:
+    """The budget of learning from rows drawn at random: act at random; then act and learn, a round one update.
+
+    Args:
+        config: with ``steps``, ``prefill``, ``every`` (environment steps for each update) and ``n_step``.
+        recorded: what it learns from instead, as often as from steps of its own.
+
+    Raises:
+        UserError: all steps are spent before the first update.
+    """
+    steps = run.steps or config.steps
+    if recorded is not None:
+        return [Phase("train", rounds=max(1, int(steps / config.every)))]
+    prefill = min(max(config.prefill, (config.n_step + 2) * run.envs), steps)
+    rounds = int((steps - prefill) / config.every)
+    if not rounds:
+        raise UserError(
+            f"{steps} steps are spent before the first update ({prefill} of them at random); type: "
+            f"--steps {prefill + int(config.every) + 1} or more, or a smaller --agent.prefill"
+        )
+    return [Phase("prefill", env_steps=prefill), Phase("train", env_steps=steps - prefill, rounds=rounds)]
 
 
 def refuse_lacking(agent: str, recorded: Recorded) -> None:

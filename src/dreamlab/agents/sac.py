@@ -18,10 +18,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamlab.agents import Footprint, refuse_lacking
+from dreamlab.agents import Footprint, act_then_learn, refuse_lacking
 from dreamlab.agents.random import Uniform
 from dreamlab.core.config import at_least, positive
-from dreamlab.core.errors import UserError
 from dreamlab.core.lazy import lazy
 from dreamlab.core.protocols import Experience, Phase, Policy
 
@@ -97,17 +96,7 @@ def budget(
     config: Config, run: RunConfig, loaded: Collection[str] = (), recorded: Recorded | None = None
 ) -> list[Phase]:
     """Act at random; then act and learn, a round one update. From recordings as often as from steps of its own."""
-    steps = run.steps or config.steps
-    if recorded is not None:
-        return [Phase("train", rounds=max(1, int(steps / config.every)))]
-    prefill = min(max(config.prefill, (config.n_step + 2) * run.envs), steps)
-    rounds = int((steps - prefill) / config.every)
-    if not rounds:
-        raise UserError(
-            f"{steps} steps are spent before the first update ({prefill} of them at random); type: "
-            f"--steps {prefill + int(config.every) + 1} or more, or a smaller --agent.prefill"
-        )
-    return [Phase("prefill", env_steps=prefill), Phase("train", env_steps=steps - prefill, rounds=rounds)]
+    return act_then_learn(config, run, recorded)
 
 
 def footprint(config: Config, obs_space: spaces.Dict, act_space: spaces.Space, run: RunConfig) -> Footprint:

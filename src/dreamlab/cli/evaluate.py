@@ -84,14 +84,7 @@ def evaluate(
     wandb: str | None = None,
 ) -> dict[str, Any]:
     """Score a run; returns what ``--json`` writes: agent, env, mean, std, returns, lengths, protocol (and measures)."""
-    for name, value, least in (
-        ("episodes", episodes, 1),
-        ("envs", envs, 0),
-        ("seed", seed, 0),
-        ("time-limit", time_limit, 1),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"--{name} must be at least {least}, got {value}")
+    _refuse_few(episodes=episodes, envs=envs, seed=seed, time_limit=time_limit)
     from dreamlab.cli import session
     from dreamlab.evals import episodes as evals
     from dreamlab.run.checkpoint import write_json
@@ -147,6 +140,14 @@ def evaluate(
     if wandb is not None:
         upload(score, opened, path, wandb, say)
     return score
+
+
+def _refuse_few(**told: int | None) -> None:
+    """Raises UserError where a number is too small; None is none."""
+    for name, value in told.items():
+        least = 1 if name in ("episodes", "time_limit") else 0
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
 
 def upload(score: dict[str, Any], opened: Opened, film: Path | None, project: str, say: Any) -> None:
