@@ -1,0 +1,100 @@
+"""What all pages share: the runs, the models that are open, and the thread in which they step."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from gymnasium import spaces
+
+from dreamlab.core.protocols import Agent, Experience, Policy, WorldModel
+
+T = TypeVar("T")
+MODELS = 3
+"""opened runs that are kept, the last ones used"""
+
+
+class OpenedRun(Protocol):
+    """A run's agent at one checkpoint, as ``cli.session.Opened`` is."""
+
+    folder: Path
+    step: int
+    agent: Agent
+    obs_space: spaces.Dict
+    act_space: spaces.Space
+    parts: Mapping[str, Any]
+    spec: Any
+
+    @property
+    def model(self) -> WorldModel: ...
+    def policy(self, explore: bool = False) -> Policy: ...
+    def make_env(self, n: int = 1, render: bool = False) -> Any: ...
+    def rows(self) -> Experience: ...
+
+
+Opener = Callable[[Path, int | None], OpenedRun]
+
+
+@dataclass
+class Studio:
+    """The runs below ``root``. ``opener`` opens one; this room cannot know agents."""
+
+    root: Path
+    opener: Opener
+    cache: Path
+    """where summaries and pages that were made are kept, outside the runs"""
+    token: str | None = None
+    """what a link must hold; None where only this machine can reach the page"""
+    seats: int = 8
+    """clients who may play at once"""
+    threads: int = 2
+    """threads in which one model steps"""
+    _engine: ThreadPoolExecutor = field(init=False)
+    _loader: ThreadPoolExecutor = field(init=False)
+    _models: OrderedDict[tuple[Path, int | None], OpenedRun] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._engine = ThreadPoolExecutor(1, "engine", initializer=self._begin)
+        self._loader = ThreadPoolExecutor(1, "loader")
+
+    async def compute(self, fn: Callable[..., T], *args: Any) -> T:
+        """Run ``fn`` in the thread in which models step: whoever asks has one call waiting, so all come in turn."""
+        return await asyncio.get_running_loop().run_in_executor(self._engine, functools.partial(fn, *args))
+
+    async def opened(self, folder: Path, checkpoint: int | None = None) -> OpenedRun:
+        """A run's agent at a checkpoint, the newest unless told; those last used stay open.
+
+        Raises:
+            UserError, RunError: as ``opener``.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self._open, folder, checkpoint)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._engine.shutdown(wait=False, cancel_futures=True)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, folder: Path, checkpoint: int | None) -> OpenedRun:
+        found = self._models.get((folder, checkpoint))
+        if found is None or (checkpoint is None and found.step != _newest(folder)):
+            found = self._models[folder, checkpoint] = self.opener(folder, checkpoint)
+        self._models.move_to_end((folder, checkpoint))
+        while len(self._models) > MODELS:
+            self._models.popitem(last=False)
+        return found
+
+    def _begin(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+
+def _newest(folder: Path) -> int | None:
+    steps = (int(p.name) for p in folder.glob("checkpoints/[0-9]*") if p.name.isdigit())
+    return max(steps, default=None)
