@@ -60,7 +60,7 @@ def test_seeds_of_one_agent_are_grouped_and_nothing_else_is(tmp_path: Path):
     runs += [write_run(tmp_path / "twin", seed=1)]  # a second run of a seed is no further seed
     (panel,) = comparison.compare([*runs, runs[0]]).panels
     assert [(g.label, len(g.runs)) for g in panel.groups] == [
-        ("iris (a0)", 3),
+        ("iris (a)", 3),
         ("iris (twin)", 1),
         ("iris (lr 0.01)", 1),
         ("dqn", 1),
