@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreamlab.evals.run_folder import RunFolder, is_number
+from dreamlab.evals.scored import spent
 from dreamlab.run.holding import ERROR, is_training
 
 MARKS = ("config.yaml", "metrics.jsonl", "checkpoints")
@@ -16,6 +20,11 @@ DEEPEST = 3
 """levels below the folder that are looked through"""
 RETURNS = ("mean_return", "return", "ret")
 """metrics that stand for a score while there is none, most telling first"""
+
+TELLING = re.compile(rb'"([^"]*/(mean_return|return|ret)|eval/mean)": ')
+"""what a small curve may be of: a return, or else evaluations"""
+WINDOW = 1 << 13
+"""bytes that are read at each of a long file's samples"""
 
 SCORE = ("mean", "std", "episodes", "last_return")
 KEYS = ("run", "agent", "env", "state", "phase", "done", "step", *SCORE, "written", "bytes", "problem")
@@ -36,11 +45,21 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
     return list(runs.values()), foreign
 
 
+def name(folder: Path, root: Path) -> str:
+    """A run's name: its path below the folder that was looked through."""
+    return folder.name if folder == root else folder.relative_to(root).as_posix()
+
+
 def look(folder: Path, root: Path) -> dict[str, Any]:
     """What is said of one run, by ``KEYS``; what cannot be read is null, with the reason in ``problem``."""
-    files = RunFolder(folder)
-    row = dict.fromkeys(KEYS) | {"run": folder.name if folder == root else folder.relative_to(root).as_posix()}
-    row["written"], row["bytes"] = _written(folder)
+    row = summary(RunFolder(folder))
+    row["run"], (row["written"], row["bytes"]) = name(folder, root), _written(folder)
+    return row
+
+
+def summary(files: RunFolder) -> dict[str, Any]:
+    """The same without what needs the whole folder: its name, when it was written, and its bytes."""
+    row = dict.fromkeys(KEYS)
     for part in (_names, _progress, _results):
         try:
             row |= part(files)
@@ -48,6 +67,59 @@ def look(folder: Path, root: Path) -> dict[str, Any]:
             files.problems.append(f"{type(error).__name__}: {error}")
     row["problem"] = "; ".join(" ".join(problem.split()) for problem in files.problems) or None
     return row
+
+
+def ends_in(files: RunFolder) -> tuple[float, bool] | None:
+    """Seconds from its last line until a run's phase ends at the speed of its last lines, and whether it is the last.
+
+    None while that is not known: before the first checkpoint, and before two lines of the phase.
+    """
+    phases, lines = _checkpoint(files).get("phases", ()), files.last_metrics[::-1]
+    if not phases or not lines:
+        return None
+    step, before = lines[-1]["step"], 0
+    for place, (_, total) in enumerate(phases):
+        if step < before + total or place == len(phases) - 1:
+            break
+        before += total
+    names = [f"run/{key}" for key in ("env_steps", "updates", "steps_per_second", "updates_per_second")]
+    counted = [line for line in lines if line["step"] > before and all(is_number(line.get(key)) for key in names)]
+    if len(counted) < 2:
+        return None
+    seconds = spent(list(np.array([[line[key] for key in names] for line in counted]).T))[1:].sum()
+    moved = counted[-1]["step"] - counted[0]["step"]
+    if not (seconds > 0 and moved > 0):
+        return None
+    return max(0, before + total - step) * float(seconds) / moved, place == len(phases) - 1
+
+
+def phases(files: RunFolder) -> list[dict[str, Any]]:
+    """Of each phase, as the newest checkpoint tells: its name, and where it begins and ends on the run's clock."""
+    found, before = [], 0
+    for phase, total in _checkpoint(files).get("phases", ()):
+        found.append({"name": phase, "begin": before, "end": before + total})
+        before += total
+    return found
+
+
+def sparkline(path: Path, points: int = 60) -> list[float]:
+    """The course of the metric that stands for a score, in at most ``points`` means; sampled where the file is long."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        whole = size <= WINDOW * points
+        windows = []
+        for i in range(1 if whole else points):
+            file.seek(0 if whole else (size - WINDOW) * i // (points - 1))
+            windows.append(file.read(WINDOW * points if whole else WINDOW))
+    found = {(key, name) for text in windows for key, name in TELLING.findall(text)}
+    ranked = sorted(found, key=lambda pair: ((*RETURNS, "").index(pair[1].decode()), pair[0]))
+    if not ranked:
+        return []
+    pattern = re.compile(rb'"%s": (-?[0-9][0-9.eE+-]*)' % re.escape(ranked[0][0]))
+    parts: list[Any] = [[float(text) for text in pattern.findall(window)] for window in windows]
+    if whole:
+        parts = np.array_split(parts[0], min(points, max(1, len(parts[0]))))
+    return [float(np.mean(part)) for part in parts if len(part)]
 
 
 def _names(files: RunFolder) -> dict[str, Any]:
@@ -67,7 +139,7 @@ def _progress(files: RunFolder) -> dict[str, Any]:
     """
     if (published := files.json(files.run / "state.json")) is not None:  # a model without its run
         return {"state": "published", "step": int(published["step"])}
-    failure, saved, lines = files.run / ERROR, _checkpoint(files), files.last_metrics()
+    failure, saved, lines = files.run / ERROR, _checkpoint(files), files.last_metrics
     steps = [s for s in (lines[0]["step"] if lines else None, saved.get("step")) if is_number(s)]
     step = int(max(steps)) if steps else None
     if is_training(files.run):
@@ -113,7 +185,7 @@ def _results(files: RunFolder) -> dict[str, Any]:
         if is_number(data.get("mean")) and is_number(data.get("std")) and isinstance(data.get("returns"), list):
             row = {"mean": data["mean"], "std": data["std"], "episodes": len(data["returns"])}
             break
-    for line in files.last_metrics():
+    for line in files.last_metrics:
         found = [line[key] for name in RETURNS for key in line if key.endswith(f"/{name}") and is_number(line[key])]
         if found:
             return row | {"last_return": found[0]}
