@@ -111,11 +111,12 @@ def sparkline(path: Path, points: int = 60) -> list[float]:
         for i in range(1 if whole else points):
             file.seek(0 if whole else (size - WINDOW) * i // (points - 1))
             windows.append(file.read(WINDOW * points if whole else WINDOW))
-    found = {(key, name) for text in windows for key, name in TELLING.findall(text)}
-    ranked = sorted(found, key=lambda pair: ((*RETURNS, "").index(pair[1].decode()), pair[0]))
-    if not ranked:
+    found = [pair for text in windows for pair in dict.fromkeys(TELLING.findall(text))]
+    if not found:
         return []
-    pattern = re.compile(rb'"%s": (-?[0-9][0-9.eE+-]*)' % re.escape(ranked[0][0]))
+    best = min((*RETURNS, "").index(name.decode()) for _, name in found)  # of several, the one of the latest phase
+    key = next(key for key, name in reversed(found) if (*RETURNS, "")[best] == name.decode())
+    pattern = re.compile(rb'"%s": (-?[0-9][0-9.eE+-]*)' % re.escape(key))
     parts: list[Any] = [[float(text) for text in pattern.findall(window)] for window in windows]
     if whole:
         parts = np.array_split(parts[0], min(points, max(1, len(parts[0]))))

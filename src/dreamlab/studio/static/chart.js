@@ -135,7 +135,7 @@ export class LineChart {
     const label = w < 420 ? "" : xLabel; // a narrow chart needs its width for numbers
     const room = label ? c.measureText(label).width + 16 : -20;
     const [start, end] = range(this.curves, (s) => [s.x]);
-    const steps = start === end ? [start] : xTime ? times(...this.span, w / 90) : nice(...this.span, Math.max(2, Math.floor(w / 90)));
+    const steps = start === end ? [start] : xTime ? times(...this.span, w / 90) : nice(...this.span, Math.max(3, Math.floor(w / 90)));
     for (const tick of steps) {
       const x = this.sx(tick);
       const text = xTime ? clock(tick) : short(tick);

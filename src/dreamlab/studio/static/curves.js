@@ -28,18 +28,20 @@ export function controls(changed) {
   );
 }
 
-/** The metric that stands for a run's score, of all that it has logged. */
+/** The metric that stands for a run's score, of all that it has logged; of several phases, the latest one's. */
 export function telling(keys) {
   for (const last of RETURNS) {
-    const found = keys.find((key) => key.endsWith(`/${last}`));
+    const found = keys.findLast((key) => key.endsWith(`/${last}`));
     if (found) return found;
   }
   return keys.includes("eval/mean") ? "eval/mean" : keys[0] || null;
 }
 
-/** Keys by what stands before the first slash, in the order of the file; a run's own counters last. */
+/** Keys by what stands before the last slash, in the order of the file; a run's own counters last. */
 export function groups(keys) {
   const found = new Map();
-  for (const key of keys) if (key !== "step") found.set(key.split("/")[0], [...(found.get(key.split("/")[0]) || []), key]);
-  return [...found].sort(([a], [b]) => (a === "run") - (b === "run"));
+  const name = (key) => key.split("/").slice(0, -1).join("/") || key;
+  for (const key of keys) if (key !== "step") found.set(name(key), [...(found.get(name(key)) || []), key]);
+  const place = (key) => (key === "run" ? Infinity : keys.findIndex((other) => other.split("/")[0] === key.split("/")[0]));
+  return [...found].sort(([a], [b]) => place(a) - place(b));
 }

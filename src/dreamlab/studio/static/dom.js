@@ -49,3 +49,10 @@ export function span(seconds) {
     if (seconds >= 1.5 * size) return `${Number((seconds / size).toPrecision(3))} ${unit}`;
   return `${Math.round(seconds)} s`;
 }
+
+/** How long ago a time in seconds was: now · 4 min ago · 2 d ago. */
+export function ago(time) {
+  const seconds = Math.max(0, Date.now() / 1000 - time);
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`;
+  return "just now";
+}

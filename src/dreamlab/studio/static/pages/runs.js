@@ -3,7 +3,7 @@ import { hash } from "../app.js";
 import { every, get } from "../api.js";
 import { LineChart, look } from "../chart.js";
 import { controls, groups, options, telling, drawing } from "../curves.js";
-import { el, figure, notice, put, span } from "../dom.js";
+import { ago, el, figure, notice, put, span } from "../dom.js";
 import { spark } from "../spark.js";
 
 const SORTS = {
@@ -17,7 +17,7 @@ const STATES = ["running", "finished", "stopped", "failed", "published"];
 const OWN = "";
 const rank = (value) => (value === null || value === undefined ? -Infinity : value);
 // What was chosen stays while one looks at a run and comes back.
-const chosen = { text: "", agent: "", env: "", state: "", sort: "newest", ticked: new Set(), key: OWN, folded: false };
+const chosen = { text: "", agent: "", env: "", state: "", sort: "newest", ticked: new Set(), key: OWN, folded: innerWidth < 760 };
 
 export async function mount(root, { signal, go }) {
   const page = new Page(root, go, signal);
@@ -136,14 +136,14 @@ class Row {
     this.put("progress", [run.step, live, percent, span(run.eta)], () => [
       el("span", { class: "num" }, live ? `${run.phase}${percent === null ? "" : ` ${percent}%`}` : `${figure(run.step)} steps`),
       live && percent !== null && el("span", { class: "meter" }, el("i", { style: { width: `${percent}%` } })),
-      el("span", { class: "about num" }, run.eta !== null ? `${run.eta_of === "run" ? "ends" : "next phase"} in ${span(run.eta)}` : live ? `${figure(run.step)} steps` : ""),
+      live && el("span", { class: "about num" }, run.eta !== null ? `${run.eta_of === "run" ? "ends" : "next phase"} in ${span(run.eta)}` : `${figure(run.step)} steps`),
     ]);
     this.put("score", [run.mean, run.std, run.episodes, run.last_return], () =>
       run.mean !== null
         ? [el("span", { class: "num" }, figure(run.mean), el("i", {}, ` ± ${figure(run.std)}`)), el("span", { class: "about num" }, `${figure(run.episodes)} episodes`)]
         : run.last_return !== null ? [el("span", { class: "num" }, figure(run.last_return)), el("span", { class: "about" }, "while training")] : el("span", { class: "about" }, "–"));
     if (run.spark !== null) this.put("spark", run.spark, () => spark(run.spark, `Returns so far, ${run.spark.length} points`));
-    this.put("written", [span(Math.max(0, Date.now() / 1000 - run.written))], (age) => el("span", { class: "about num" }, run.state === "running" ? "now" : age));
+    this.put("written", [run.state === "running" ? "now" : ago(run.written)], (age) => el("span", { class: "about num" }, age));
     this.put("open", [run.playable, run.why], () => (run.playable ? el("a", { class: "button quiet", href: hash("play", run.run) }, "Play") : el("span", { class: "hidden" }, run.why)));
   }
 
@@ -234,7 +234,7 @@ class Overlay {
     const series = drawn.map(([name, { key, curve }]) => ({ name: mixed ? `${name} · ${key}` : name, ...look(this.colours.get(name)), ...curve }));
     const told = { series, ...options(), yLabel: chosen.key || drawn[0]?.[1].key || "Return", legend: true, empty: "These runs have logged nothing by that name" };
     if (this.chart) this.chart.update(told);
-    else this.chart = new LineChart(this.plot, { ...told, height: innerHeight < 760 ? 190 : 240 });
+    else this.chart = new LineChart(this.plot, { ...told, height: innerHeight < 900 ? 190 : 250 });
     const lacking = [...this.data].filter(([, t]) => !t.curve).map(([name]) => name);
     const sampled = drawn.filter(([, t]) => t.sampled).map(([name]) => name);
     this.note.textContent = [this.wrong, lacking.length && series.length ? `Without this: ${lacking.join(", ")}.` : "", sampled.length ? `From samples for now, all lines are being read: ${sampled.join(", ")}.` : ""].filter(Boolean).join(" ");
