@@ -113,14 +113,14 @@ class Catalogue:
             # a file that grows keeps its small curve until there is time for the next
             kept = _Kept(signature, row, spark=None if kept is None or not training else kept.spark)
             kept.written = max((stamp[0] for stamp in stamps if stamp), default=0) / 1e9
-            if training:
+            if training and name not in self._astray:
                 with suppress(Exception):  # it may be cut off in the middle; the next look finds it whole
                     kept.ends = catalogue.ends_in(files)
             if time.monotonic() < until or kept.spark is None:
-                kept.spark = self._spark(files, until)
+                kept.spark = self._spark(name, files, until)
             self._kept[name] = kept
         elif kept.spark is None:
-            kept.spark = self._spark(RunFolder(folder), until)
+            kept.spark = self._spark(name, RunFolder(folder), until)
         eta = None if kept.ends is None else max(0.0, kept.ends[0] - (time.time() - kept.written))
         return {
             "run": name,
@@ -150,8 +150,10 @@ class Catalogue:
             return "it has no checkpoint yet"
         return None
 
-    def _spark(self, files: RunFolder, until: float) -> list[float] | None:
+    def _spark(self, name: str, files: RunFolder, until: float) -> list[float] | None:
         """Its small curve; None where there was no time for it."""
+        if name in self._astray:
+            return []
         if time.monotonic() > until:
             return None
         try:
