@@ -13,7 +13,6 @@ from fastapi.staticfiles import StaticFiles
 
 from dreamlab.core.errors import RunError, UserError
 from dreamlab.studio import guard, runs
-from dreamlab.studio.catalogue import Unknown
 from dreamlab.studio.studio import Studio
 
 STATIC = Path(str(files("dreamlab.studio") / "static"))
@@ -29,13 +28,13 @@ def application(studio: Studio) -> FastAPI:
 
     app = FastAPI(title="dreamlab studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(guard.Guard, token=studio.token)
-    for room in (runs,):
-        app.include_router(room.router(studio), prefix="/api")
+    for page in (runs,):
+        app.include_router(page.router(studio), prefix="/api")
 
     @app.exception_handler(UserError)
     @app.exception_handler(RunError)
     async def told(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 404 if isinstance(error, Unknown) else 400)
+        return JSONResponse({"error": str(error)}, 404 if isinstance(error, runs.Unknown) else 400)
 
     @app.get("/")
     async def page() -> FileResponse:
