@@ -72,7 +72,7 @@ class Catalogue:
         """Folders by name. A folder that a link leads out of the root for is no run of this studio."""
         with self._lock:
             if fresh or time.monotonic() - self._found_at > NEW:
-                home = os.path.realpath(self.root)
+                home = _home(self.root)
                 found, _ = catalogue.find(self.root)
                 self._places = {catalogue.name(p, self.root): p for p in found if _within(home, p)}
                 self._astray = {name: why for name, p in self._places.items() if (why := _astray(home, p))}
@@ -168,6 +168,13 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _home(root: Path) -> str:
+    """Where links may lead: the root; of a model in the Hub's cache all that is kept of it, as its files are links."""
+    real = os.path.realpath(root)
+    above, kind = os.path.split(os.path.dirname(real))
+    return above if kind == "snapshots" else real
 
 
 def _within(home: str, path: str | Path) -> bool:

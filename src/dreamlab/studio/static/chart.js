@@ -103,7 +103,7 @@ export class LineChart {
     const [to, from] = logY ? [Math.log10, (v) => 10 ** v] : [(v) => v, (v) => v];
     const air = (to(y1) - to(y0)) * 0.05;
     const [low, high] = [to(y0) - air, to(y1) + air];
-    this.ticks = logY ? decades(from(low), from(high)) : nice(low, high, Math.max(2, Math.floor(h / 46)));
+    this.ticks = logY ? decades(from(low), from(high)) : nice(low, high, Math.max(3, Math.floor(h / 46)));
     this.left = Math.max(this.left, ...this.ticks.map((t) => Math.ceil(c.measureText(short(t)).width) + 14));
     const [start, end] = this.span || [0, 1];
     this.sx = (x) => this.left + ((x - start) / (end - start)) * (w - this.left - ROOM.right);

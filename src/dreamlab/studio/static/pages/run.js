@@ -150,21 +150,30 @@ class Frames {
   /** Once for each checkpoint: what the replay holds by then. */
   follow(run) {
     const newest = run.checkpoints.at(-1);
-    if (newest === undefined || newest === this.checkpoint || this.busy || !run.playable) return;
-    this.busy = true;
-    this.load(newest).catch(() => {}).finally(() => (this.busy = false));
+    if (newest === undefined || newest === this.checkpoint || !run.playable) return;
+    const first = this.checkpoint === null;
+    this.checkpoint = newest;
+    if (first && (run.pictures.length || run.films.length)) this.reserve();
+    this.load(newest).catch(() => first && (this.node.hidden = true));
+  }
+
+  /** Room for what will come, so that nothing below it jumps. */
+  reserve() {
+    const wells = Array.from({ length: FRAMES }, () => el("i", { class: "well" }));
+    put(this.body, el("span", { class: "side" }, "Seen"), wells, el("span", { class: "side" }, "Model"), wells.map((well) => well.cloneNode()));
+    this.node.hidden = false;
   }
 
   async load(newest) {
-    this.checkpoint = newest;
-    const found = await get(`episodes/${this.run}`, { count: 1 }, this.signal); // a studio without this page answers with an error
+    const found = await get(`episodes/${this.run}`, { count: 1 }, this.signal);
     const one = found.episodes?.[0];
-    if (!one || !found.pictures || this.signal.aborted) return;
+    if (this.signal.aborted) return;
+    if (!one || !found.pictures) return void (this.node.hidden = true);
     const stride = Math.max(1, Math.floor(one.length / 40));
     const at = Array.from({ length: FRAMES }, (_, i) => one.length - (FRAMES - 1 - i) * stride).filter((i) => i >= 0);
     const picture = (i, kind) => {
       const image = el("img", { class: "pixels", width: found.pictures[1], height: found.pictures[0], alt: `${kind === "real" ? "Frame" : "Reconstruction of frame"} ${i}`, src: link(`frame/${this.run}`, { episode: one.episode, at: i, kind, v: newest }) });
-      image.addEventListener("error", () => image.classList.add("missing"));
+      image.addEventListener("error", () => image.classList.add("missing")); // its place stays
       return image;
     };
     put(this.body, el("span", { class: "side" }, "Seen"), at.map((i) => picture(i, "real")), el("span", { class: "side" }, "Model"), at.map((i) => picture(i, "reconstruction")));
