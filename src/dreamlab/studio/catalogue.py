@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -22,8 +23,10 @@ FRESH = 1.0
 """seconds for which rows stand: several pages that ask at once look once"""
 NEW = 4.0
 """seconds after which runs are looked for that came since"""
-PATIENCE = 0.25
-"""seconds that an answer waits for small curves; those that are not drawn by then come with a later one"""
+PATIENCE = 0.5
+"""seconds that an answer waits for runs to be read; those that are not by then are ``pending``"""
+DRAWING = 0.25
+"""the same for small curves, which come last"""
 TAKEN = ("agent", "env", "state", "phase", "done", "step", "mean", "std", "episodes", "last_return", "problem")
 
 
@@ -80,16 +83,19 @@ class Catalogue:
             return self._places
 
     def rows(self) -> list[dict[str, Any]]:
-        """One summary a run, those written last first; never raises for a run that is broken."""
+        """One summary a run, those written last first; never raises for a run that is broken.
+
+        Of very many runs that are seen for the first time some are ``pending``: only their names are told.
+        """
         with self._lock:
             if time.monotonic() - self._rows_at > FRESH:
                 places = self.places()
                 for name in self._kept.keys() - places.keys():
                     del self._kept[name]
-                until = time.monotonic() + PATIENCE
-                rows = [self._row(name, folder, until) for name, folder in places.items()]
+                now = time.monotonic()
+                rows = [self._row(name, folder, now) for name, folder in places.items()]
                 self._rows = sorted(rows, key=lambda row: (-row["written"], row["run"]))
-                self._rows_at = time.monotonic()
+                self._rows_at = -FRESH if any(row["pending"] for row in rows) else time.monotonic()
             return self._rows
 
     def row(self, name: str) -> dict[str, Any]:
@@ -100,19 +106,23 @@ class Catalogue:
         """
         with self._lock:
             folder = self.place(name)
-            return self._row(name, folder, time.monotonic() + PATIENCE)
+            return self._row(name, folder, math.inf)
 
-    def _row(self, name: str, folder: Path, until: float) -> dict[str, Any]:
+    def _row(self, name: str, folder: Path, asked: float) -> dict[str, Any]:
         training = is_training(folder)
         stamps = [_stamp(f"{folder}/{part}") for part in READ]
         signature = (training, *stamps)
-        kept = self._kept.get(name)
+        written = max((stamp[0] for stamp in stamps if stamp), default=0) / 1e9
+        kept, until = self._kept.get(name), asked + DRAWING
+        if kept is None and time.monotonic() > asked + PATIENCE:
+            unknown = dict.fromkeys((*TAKEN, "eta", "eta_of", "spark")) | {"playable": False, "why": "it is being read"}
+            return {"run": name, **unknown, "written": written, "pending": True}
         if kept is None or kept.signature != signature:
             files = RunFolder(folder)
             row = self._read(name, files)
             # a file that grows keeps its small curve until there is time for the next
             kept = _Kept(signature, row, spark=None if kept is None or not training else kept.spark)
-            kept.written = max((stamp[0] for stamp in stamps if stamp), default=0) / 1e9
+            kept.written = written
             if training and name not in self._astray:
                 with suppress(Exception):  # it may be cut off in the middle; the next look finds it whole
                     kept.ends = catalogue.ends_in(files)
@@ -129,6 +139,7 @@ class Catalogue:
             "eta": eta,
             "eta_of": None if kept.ends is None else "run" if kept.ends[1] else "phase",
             "spark": kept.spark,
+            "pending": False,
         }
 
     def _read(self, name: str, files: RunFolder) -> dict[str, Any]:

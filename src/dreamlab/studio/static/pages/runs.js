@@ -23,10 +23,13 @@ export async function mount(root, { signal, go }) {
   const page = new Page(root, go, signal);
   let told = false;
   every(2, async () => {
-    const { root: folder, runs } = await get("runs", {}, signal);
-    if (signal.aborted) return;
-    page.show(folder, runs);
-    told = false;
+    for (let again = true; again && !signal.aborted; ) {
+      const { root: folder, runs } = await get("runs", {}, signal);
+      if (signal.aborted) return;
+      page.show(folder, runs);
+      told = false;
+      again = runs.some((run) => run.pending); // of very many runs, some are read for the next answer
+    }
   }, signal, (error) => !told && (told = true) && notice(error.message, "error"));
 }
 
@@ -54,7 +57,8 @@ class Page {
     this.runs = new Map(runs.map((run) => [run.run, run]));
     for (const name of chosen.ticked) if (!this.runs.has(name)) chosen.ticked.delete(name);
     this.fillPicks(runs);
-    const came = runs.some((run) => !this.rows.has(run.run));
+    const came = this.waits || runs.some((run) => !this.rows.has(run.run));
+    this.waits = runs.some((run) => run.pending);
     for (const [name, row] of this.rows) if (!this.runs.has(name)) (row.node.remove(), this.rows.delete(name));
     for (const run of runs) {
       if (!this.rows.has(run.run)) this.rows.set(run.run, new Row(run.run, this));
@@ -124,16 +128,17 @@ class Row {
   }
 
   update(run) {
+    this.node.classList.toggle("pending", run.pending);
     this.tick.checked = chosen.ticked.has(run.run);
-    this.put("name", [run.agent, run.env, run.problem], () => [
+    this.put("name", [run.agent, run.env, run.problem, run.pending], () => [
       el("a", { href: hash("run", run.run), class: "name" }, run.run),
-      el("span", { class: "about" }, [run.agent, run.env].filter(Boolean).join(" · ") || "settings not readable"),
+      el("span", { class: "about" }, [run.agent, run.env].filter(Boolean).join(" · ") || (run.pending ? "\u00a0" : "settings not readable")),
       run.problem && el("span", { class: "problem", title: run.problem }, run.problem),
     ]);
-    this.put("state", [run.state], () => el("span", { class: `chip ${run.state || ""}` }, run.state || "unknown"));
+    this.put("state", [run.state, run.pending], () => !run.pending && el("span", { class: `chip ${run.state || ""}` }, run.state || "unknown"));
     const percent = run.done === null ? null : Math.floor(100 * run.done);
     const live = run.state !== "finished" && run.phase;
-    this.put("progress", [run.step, live, percent, span(run.eta)], () => [
+    this.put("progress", [run.step, live, percent, span(run.eta), run.pending], () => !run.pending && [
       el("span", { class: "num" }, live ? `${run.phase}${percent === null ? "" : ` ${percent}%`}` : `${figure(run.step)} steps`),
       live && percent !== null && el("span", { class: "meter" }, el("i", { style: { width: `${percent}%` } })),
       live && el("span", { class: "about num" }, run.eta !== null ? `${run.eta_of === "run" ? "ends" : "next phase"} in ${span(run.eta)}` : `${figure(run.step)} steps`),
