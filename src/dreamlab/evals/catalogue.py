@@ -120,7 +120,7 @@ def sparkline(path: Path, points: int = 60) -> list[float]:
     parts: list[Any] = [[float(text) for text in pattern.findall(window)] for window in windows]
     if whole:
         parts = np.array_split(parts[0], min(points, max(1, len(parts[0]))))
-    return [float(np.mean(part)) for part in parts if len(part)]
+    return [float(f"{np.mean(part):.4g}") for part in parts if len(part)]
 
 
 def _names(files: RunFolder) -> dict[str, Any]:

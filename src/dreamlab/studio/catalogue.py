@@ -65,8 +65,9 @@ class Catalogue:
         Raises:
             Unknown: no run of that name, or one that must not be opened.
         """
-        if name not in self.places() and name not in self.places(fresh=True):
-            raise Unknown(f"there is no run {name!r} here (any more); all runs are on the first page")
+        there = self.places().get(name)
+        if (there is None or not there.is_dir()) and name not in self.places(fresh=True):
+            raise Unknown(f"there is no run {name!r} here, or not any more")
         if name in self._astray:
             raise Unknown(f"the run {name!r} is not opened: {self._astray[name]}")
         return self._places[name]
@@ -90,10 +91,9 @@ class Catalogue:
         with self._lock:
             if time.monotonic() - self._rows_at > FRESH:
                 places = self.places()
-                for name in self._kept.keys() - places.keys():
-                    del self._kept[name]
+                self._kept = {name: kept for name, kept in self._kept.items() if name in places}
                 now = time.monotonic()
-                rows = [self._row(name, folder, now) for name, folder in places.items()]
+                rows = [self._row(name, folder, now) for name, folder in places.items() if folder.is_dir()]
                 self._rows = sorted(rows, key=lambda row: (-row["written"], row["run"]))
                 self._rows_at = -FRESH if any(row["pending"] for row in rows) else time.monotonic()
             return self._rows

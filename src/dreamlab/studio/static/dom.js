@@ -56,3 +56,6 @@ export function ago(time) {
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`;
   return "just now";
 }
+
+/** A sentence that the studio told, as a page begins one. */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,6 +1,6 @@
 // Runs side by side: the page of `dreamlab compare`, made by the studio and shown in a frame that runs no script.
 import { Refused } from "../api.js";
-import { el, put } from "../dom.js";
+import { el, put, sentence } from "../dom.js";
 
 export async function mount(root, { params, signal, go }) {
   const names = params.getAll("run");
@@ -15,7 +15,7 @@ export async function mount(root, { params, signal, go }) {
   } catch (error) {
     if (signal.aborted) return;
     const [first, ...more] = error.message.split("\n");
-    return void put(stage, el("div", { class: "empty" }, el("h2", {}, first.replace(/^./, (c) => c.toUpperCase()).replace(/:$/, "")), more.map((text) => el("p", {}, text.trim()))));
+    return void put(stage, el("div", { class: "empty" }, el("h2", {}, sentence(first).replace(/:$/, "")), more.map((text) => el("p", {}, text.trim()))));
   }
   const frame = el("iframe", { class: "compare-page", sandbox: "allow-same-origin", src: told.page, title: "Comparison" });
   frame.addEventListener("load", () => fit(frame, signal));
@@ -31,6 +31,17 @@ function fit(frame, signal) {
   const watch = new ResizeObserver(measure);
   watch.observe(body);
   signal.addEventListener("abort", () => watch.disconnect());
+  // its style asks the system for dark or light: the theme that was chosen here answers
+  const rules = [...frame.contentDocument.styleSheets].flatMap((sheet) => [...sheet.cssRules]).filter((rule) => rule.media?.mediaText.includes("prefers-color-scheme"));
+  const dark = rules.map((rule) => rule.media.mediaText.includes("dark"));
+  const theme = () => {
+    const chosen = getComputedStyle(document.documentElement).colorScheme;
+    inside.style.setProperty("color-scheme", chosen);
+    rules.forEach((rule, i) => (rule.media.mediaText = dark[i] === (chosen === "dark") ? "all" : "not all"));
+  };
+  addEventListener("theme", theme, { signal });
+  matchMedia("(prefers-color-scheme: light)").addEventListener("change", theme, { signal });
+  theme();
   measure();
 }
 

@@ -3,7 +3,7 @@ import { hash } from "../app.js";
 import { every, get, link } from "../api.js";
 import { LineChart } from "../chart.js";
 import { controls, drawing, groups, options, telling } from "../curves.js";
-import { ago, el, figure, put, span } from "../dom.js";
+import { ago, el, figure, put, sentence, span } from "../dom.js";
 
 const OPEN = /^(train|train\/loss|controller|vision|memory|eval)$/;
 const POINTS = 400;
@@ -39,14 +39,17 @@ class Page {
     });
     this.frames = new Frames(run, signal);
     this.curves = new Curves(run, signal);
-    put(root, el("div", { class: "stack run-page" },
+    this.stack = el("div", { class: "stack run-page" },
       this.head.node, this.word.node, el("div", { class: "card run-facts" }, this.meter.node, this.facts.node),
-      this.curves.hero, this.frames.node, this.pictures.node, this.films.node, this.curves.node, this.scores.node, this.settings.node));
+      this.curves.hero, this.frames.node, this.pictures.node, this.films.node, this.curves.node, this.scores.node, this.settings.node);
+    put(root, this.stack);
   }
 
   show(run) {
     if (this.signal.aborted) return;
     const running = run.state === "running";
+    if (!this.seen) put(this.root, this.stack);
+    this.seen = true;
     this.head.show([run.state, run.agent, run.env, run.playable, run.why], () => [
       el("div", {}, el("h1", {}, this.run), el("p", { class: "row" }, el("span", { class: `chip ${run.state || ""}` }, run.state || "unknown"), el("span", { class: "muted" }, [run.agent, run.env].filter(Boolean).join(" · ")))),
       el("div", { class: "row" },
@@ -119,8 +122,10 @@ class Page {
     ]);
   }
 
+  /** The run cannot be read, now or any more: what was seen of it stays. */
   gone(error) {
-    this.word.show(error.message, () => el("p", { class: "bad" }, error.message, " ", el("a", { href: "#/" }, "All runs")));
+    if (!this.seen) return void put(this.root, el("div", { class: "empty" }, el("h1", {}, this.run), el("p", {}, `${sentence(error.message)}.`), el("a", { class: "button", href: "#/" }, "All runs")));
+    this.word.show(error.message, () => el("p", { class: "bad" }, `${sentence(error.message)}. What is shown is what was seen last. `, el("a", { href: "#/" }, "All runs")));
   }
 }
 
@@ -193,7 +198,7 @@ class Curves {
     this.first = new Drawn(el("figure", { class: "card" }), 220);
     this.hero = el("section", { hidden: true }, el("div", { class: "row between run-curves" }, el("div", { class: "row" }, el("h2", {}, "Curves"), this.note), controls((what) => (what === "x" ? this.load() : this.redraw()))), this.first.node);
     this.node = el("section", { hidden: true }, el("h2", {}, "All that it measures"), this.body);
-    every(3, () => this.load(), signal, (error) => (this.note.textContent = error.message));
+    every(3, () => this.load(), signal, (error) => (this.note.textContent = sentence(error.message)));
   }
 
   follow(phases) {
