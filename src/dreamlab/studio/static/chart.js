@@ -228,7 +228,9 @@ export class LineChart {
     this.tip.hidden = this.at === null || !this.span;
     if (this.tip.hidden) return;
     const { xLabel, xTime } = this.options;
-    const found = this.curves.map((curve) => ({ curve, i: nearest(curve.x, this.at) })).filter(({ curve, i }) => i >= 0 && Number.isFinite(curve.y[i]));
+    const near = (this.span[1] - this.span[0]) / 50; // where a curve has ended, or not begun, it has no value
+    const covers = ({ x }) => this.at >= x[0] - near && this.at <= x.at(-1) + near;
+    const found = this.curves.filter(covers).map((curve) => ({ curve, i: nearest(curve.x, this.at) })).filter(({ curve, i }) => i >= 0 && Number.isFinite(curve.y[i]));
     const here = found.length ? found.reduce((a, b) => (Math.abs(b.curve.x[b.i] - this.at) < Math.abs(a.curve.x[a.i] - this.at) ? b : a)) : null;
     const x = here ? here.curve.x[here.i] : this.at;
     const px = Math.round(this.sx(x)) + 0.5;

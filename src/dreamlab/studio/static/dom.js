@@ -50,6 +50,12 @@ export function span(seconds) {
   return `${Math.round(seconds)} s`;
 }
 
+/** A time that is estimated, and told no finer than it is known: 85 s · 4 min · 2.4 h. */
+export function about(seconds) {
+  const grain = seconds < 90 ? 5 : seconds < 5400 ? 60 : 360;
+  return span(Math.max(grain, Math.round(seconds / grain) * grain));
+}
+
 /** How long ago a time in seconds was: now · 4 min ago · 2 d ago. */
 export function ago(time) {
   const seconds = Math.max(0, Date.now() / 1000 - time);

@@ -3,7 +3,7 @@ import { hash } from "../app.js";
 import { every, get, link } from "../api.js";
 import { LineChart } from "../chart.js";
 import { controls, drawing, groups, options, telling } from "../curves.js";
-import { ago, el, figure, put, sentence, span } from "../dom.js";
+import { about, ago, el, figure, put, sentence, span } from "../dom.js";
 
 const OPEN = /^(train|train\/loss|controller|vision|memory|eval)$/;
 const POINTS = 400;
@@ -84,7 +84,7 @@ class Page {
     ]);
     const rows = [
       ["Phase", run.phase && `${run.phase}${run.done !== null && run.state !== "finished" ? ` ${Math.floor(100 * run.done)}%` : ""}`],
-      [run.eta_of === "run" ? "Ends in" : "Next phase in", running && run.eta !== null ? span(run.eta) : null],
+      [run.eta_of === "run" ? "Ends in" : "Next phase in", running && run.eta !== null ? about(run.eta) : null],
       ["Whole run", running && whole !== null && run.phases.length > 1 ? `${Math.floor(100 * whole)}%` : null],
       ["Score", run.mean !== null ? `${figure(run.mean)} ± ${figure(run.std)}` : null],
       ["Last return", run.last_return !== null ? figure(run.last_return) : null],
@@ -94,7 +94,7 @@ class Page {
       ["Speed", running && latest["run/steps_per_second"] ? `${figure(latest["run/steps_per_second"])} steps/s` : running && latest["run/updates_per_second"] ? `${figure(latest["run/updates_per_second"])} updates/s` : null],
       ["Memory", latest["run/memory_mib"] ? `${figure(Math.round(latest["run/memory_mib"]))} MiB` : null],
       ["Checkpoints", run.checkpoints.length ? run.checkpoints.map((step) => figure(step)).join(", ") : "none yet"],
-      ["Written", running ? "now" : ago(run.written)],
+      ["Written", running ? null : ago(run.written)],
     ].filter(([, value]) => value);
     this.facts.show(rows, () => rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   }

@@ -3,7 +3,7 @@ import { hash } from "../app.js";
 import { every, get } from "../api.js";
 import { LineChart, look } from "../chart.js";
 import { controls, groups, options, telling, drawing } from "../curves.js";
-import { ago, el, figure, notice, put, span } from "../dom.js";
+import { about, ago, el, figure, notice, put } from "../dom.js";
 import { spark } from "../spark.js";
 
 const SORTS = {
@@ -138,10 +138,10 @@ class Row {
     this.put("state", [run.state, run.pending], () => !run.pending && el("span", { class: `chip ${run.state || ""}` }, run.state || "unknown"));
     const percent = run.done === null ? null : Math.floor(100 * run.done);
     const live = run.state !== "finished" && run.phase;
-    this.put("progress", [run.step, live, percent, span(run.eta), run.pending], () => !run.pending && [
-      el("span", { class: "num" }, live ? `${run.phase}${percent === null ? "" : ` ${percent}%`}` : `${figure(run.step)} steps`),
+    this.put("progress", [run.step, live, percent, run.eta === null ? null : about(run.eta), run.pending], () => !run.pending && [
+      el("span", { class: "num" }, live ? `${run.phase}${percent === null ? "" : ` ${percent}%`}` : run.step === null ? "–" : `${figure(run.step)} steps`),
       live && percent !== null && el("span", { class: "meter" }, el("i", { style: { width: `${percent}%` } })),
-      live && el("span", { class: "about num" }, run.eta !== null ? `${run.eta_of === "run" ? "ends" : "next phase"} in ${span(run.eta)}` : `${figure(run.step)} steps`),
+      live && el("span", { class: "about num" }, run.eta !== null ? `${run.eta_of === "run" ? "ends" : "next phase"} in ${about(run.eta)}` : `${figure(run.step)} steps`),
     ]);
     this.put("score", [run.mean, run.std, run.episodes, run.last_return], () =>
       run.mean !== null
