@@ -164,7 +164,17 @@ def test_a_long_file_is_sampled_then_read_by_a_process_of_its_own(tmp_path, monk
 
 @pytest.mark.parametrize(
     "broken",
-    [b"\xff\xfe\n", b'{"step"\n', b"[" * 9000 + b"\n", b'1], [{"step": 1\n', b'{"step": 1, "a": NaN}\n', b"\n"],
+    [
+        b"\xff\xfe\n",
+        b'{"step"\n',
+        b"[" * 9000 + b"\n",
+        b'1], [{"step": 1\n',
+        b'{"step": 1, "a": NaN}\n',
+        b"\n",
+        b'{"step": 1, "a": 1%s}\n' % (b"0" * 400),
+        b'{"step": 1%s}\n' % (b"0" * 400),
+        b'{"step": 1, "a": "x", "b": [1], "c": true}\n',
+    ],
 )
 def test_broken_lines_harm_no_other(broken, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(text(lines(50)) + broken + text(lines(50, begin=50)))
@@ -180,6 +190,12 @@ def same(a: Reader, b: Reader) -> None:
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9)
 
 
+def test_a_file_of_ever_new_keys_takes_a_bounded_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "KEYS", 20)
+    (tmp_path / "metrics.jsonl").write_bytes(text([{"step": i, f"train/{i}": 1.0} for i in range(100)]))
+    assert len(read(tmp_path / "metrics.jsonl").cells.keys) == 20
+
+
 # -- the catalogue -------------------------------------------------------------------------------------------------
 
 
@@ -193,12 +209,13 @@ def test_broken_runs_say_so_and_harm_no_other(tmp_path):
     (write_run(root / "bad") / "config.yaml").write_text("agent: [")
     (root / "half").mkdir()
     (root / "half" / "config.yaml").write_text("agent: dqn\nenv: {id: CartPole-v1}\n")
+    write_run(root / os.fsdecode(b"\xffodd"))
     os.mkfifo(write_run(root / "pipe") / "error.txt")
     (root / "pipe" / "metrics.jsonl").unlink()
     os.mkfifo(root / "pipe" / "metrics.jsonl")
     before = snapshot(root)
     rows = {row["run"]: row for row in Catalogue(root, lambda agent: agent != "dqn").rows()}
-    assert set(rows) == {"good", "bad", "half", "pipe"}
+    assert set(rows) == {"good", "bad", "half", "pipe", "\ufffdodd"}
     assert rows["good"]["problem"] is None
     assert rows["good"]["playable"]
     assert "config.yaml" in rows["bad"]["problem"]

@@ -47,7 +47,7 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
 
 def name(folder: Path, root: Path) -> str:
     """A run's name: its path below the folder that was looked through."""
-    return folder.name if folder == root else folder.relative_to(root).as_posix()
+    return folder.resolve().name if folder == root else folder.relative_to(root).as_posix()
 
 
 def look(folder: Path, root: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Catalogue:
             if fresh or time.monotonic() - self._found_at > NEW:
                 home = _home(self.root)
                 found, _ = catalogue.find(self.root)
-                self._places = {catalogue.name(p, self.root): p for p in found if _within(home, p)}
+                self._places = {_printable(catalogue.name(p, self.root)): p for p in found if _within(home, p)}
                 self._astray = {name: why for name, p in self._places.items() if (why := _astray(home, p))}
                 self._found_at = time.monotonic()
             return self._places
@@ -179,6 +179,11 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _printable(name: str) -> str:
+    """A name as a page can hold it, whatever bytes a folder is named by."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _home(root: Path) -> str:

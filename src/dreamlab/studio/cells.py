@@ -20,6 +20,8 @@ Axis = Literal["env_steps", "wall", "step"]
 CELLS = 2048
 """of one file, at most; half of it at least, once it is long"""
 COUNTERS = tuple(f"run/{name}" for name in ("env_steps", "updates", "steps_per_second", "updates_per_second"))
+KEYS = 2000
+"""of one file, at most; others are left out"""
 COUNT, SUM, LOW, HIGH = range(4)
 
 
@@ -63,6 +65,8 @@ class Cells:
                     _put(self.step, cell[at], values)
                     continue
                 if key not in self.keys:
+                    if len(self.keys) >= KEYS:
+                        continue
                     self.keys[key] = _empty(self.step.shape[1])
                 _put(self.keys[key], cell[at], values)
             self._clock(columns, cell)
@@ -70,8 +74,11 @@ class Cells:
             self.open = 0
 
     def curve(self, key: str, axis: Axis, points: int) -> Curve | None:
-        """A key's curve in at most ``points`` points of equal width; None where there is no such key."""
-        if key not in self.keys:
+        """A key's curve in at most ``points`` points of equal width.
+
+        None where there is no such key, or where nothing tells the time.
+        """
+        if key not in self.keys or (axis == "wall" and not self.seconds[COUNT].any()):
             return None
         count, total, low, high = self.keys[key][:, : self.size]
         held = count > 0
@@ -96,7 +103,7 @@ class Cells:
         known = (self.steps if axis == "env_steps" else self.seconds)[:, : self.size]
         held = known[0] > 0
         if not held.any():
-            return step if axis == "env_steps" else np.zeros(self.size)
+            return step
         return np.interp(step, step[held], _mean(known[:, held]))
 
     def _clock(self, columns: Mapping[str, tuple[np.ndarray, np.ndarray]], cell: np.ndarray) -> None:
@@ -167,9 +174,16 @@ def _columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, 
                 at, values = found[key]
                 at.append(i)
                 values.append(value)
-    columns = {key: (np.array(at), np.array(values, float)) for key, (at, values) in found.items()}
+    columns = {key: (np.array(at), _floats(values)) for key, (at, values) in found.items()}
     finite = {key: np.isfinite(values) for key, (_, values) in columns.items()}
     return {key: (at[finite[key]], values[finite[key]]) for key, (at, values) in columns.items()}
+
+
+def _floats(values: Sequence[float]) -> np.ndarray:
+    try:
+        return np.array(values, float)
+    except OverflowError:  # a whole number beyond all floats
+        return np.array([value if abs(value) < 1e308 else np.inf for value in values], float)
 
 
 def _empty(room: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from dreamlab.studio.studio import Studio
 SHOWN = {".mp4": "video/mp4", ".png": "image/png"}
 """files of a run that are handed out, in these folders"""
 FOLDERS = ("videos", "dreams", "pictures")
-LONGEST = 256 << 20
+LONGEST = 64 << 20
 """bytes of metrics.jsonl up to which a run is compared here: all of its lines are read"""
 COMPARED = 24
 """comparisons that are kept in the cache"""
