@@ -19,9 +19,7 @@ from dreamlab.cli.options import Spec
 from dreamlab.core.config import read_yaml
 from dreamlab.core.errors import RunError, UserError, suggest
 from dreamlab.envs.recordings import ID as NO_ENV
-from dreamlab.run.holding import failure_noted, is_training, locked
-
-__all__ = ["Opened", "failure_noted", "is_training", "locked", "open_run", "refuse_no_run", "stored_spec"]
+from dreamlab.run.holding import failure_noted, is_training, locked  # noqa: F401 (part of a session)
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
