@@ -51,6 +51,7 @@ def serve(chosen: Options) -> int:
 
     import uvicorn
 
+    from dreamlab import agents
     from dreamlab.cli import session
     from dreamlab.studio.app import application
     from dreamlab.studio.studio import Studio
@@ -67,7 +68,7 @@ def serve(chosen: Options) -> int:
     port = listening.getsockname()[1]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dreamlab" / "studio"
     threads = chosen.threads or min(2, os.cpu_count() or 1)
-    studio = Studio(chosen.runs, session.open_run, cache, token, chosen.clients, threads)  # type: ignore[arg-type]
+    studio = Studio(chosen.runs, session.open_run, cache, token, chosen.clients, threads, agents.dreams)  # type: ignore[arg-type]
     name = chosen.host if chosen.host not in ("0.0.0.0", "::") else socket.gethostname()
     link = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
     print(f"studio: {link}   (Ctrl-C ends it)", flush=True)
