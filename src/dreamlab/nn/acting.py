@@ -48,14 +48,22 @@ class Acting:
     def __call__(
         self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered
     ) -> tuple[Tensor, Remembered, Mapping[str, Tensor]]:
-        embed = self.model.encoder({k: v.unsqueeze(1) for k, v in obs.items()}).squeeze(1)  # (N, E)
-        now = self.model.dynamics.obs_step(embed, state.act, is_first, state.state)
+        now = self._see(obs, is_first, state)
         act = self.choose(self.actor(now.feat))  # (N, A)
         columns = packed(self.model, now) if self.store else {}
         emitted = self.model.actions.emit(act)
         if not self.model.actions.groups:
             act = act.clamp(-1, 1)  # as rows hold it
         return emitted, Remembered(now, act), columns
+
+    @torch.inference_mode()
+    def follow(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered, act: Tensor) -> Remembered:
+        """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
+        return Remembered(self._see(obs, is_first, state), self.model.actions.seen(act))
+
+    def _see(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered) -> State:
+        embed = self.model.encoder({k: v.unsqueeze(1) for k, v in obs.items()}).squeeze(1)  # (N, E)
+        return self.model.dynamics.obs_step(embed, state.act, is_first, state.state)
 
 
 def packed(model: RecurrentModel, state: State) -> dict[str, Tensor]:
