@@ -30,6 +30,7 @@ class OpenedRun(Protocol):
     act_space: spaces.Space
     parts: Mapping[str, Any]
     spec: Any
+    compute: Any
 
     @property
     def model(self) -> WorldModel: ...
