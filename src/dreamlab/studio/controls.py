@@ -35,7 +35,7 @@ def controls(config: EnvConfig, space: spaces.Space) -> dict[str, Any]:
     entry = about(config.id)
     common = {"speed": entry.get("speed", 15), "turns": bool(entry.get("turns", False))}
     if isinstance(space, spaces.Discrete):
-        return {**choices(_names(config, entry, int(space.n)), entry.get("words")), **common}
+        return {**choices(_names(config, entry, int(space.n))), **common}
     if isinstance(space, spaces.MultiDiscrete):
         return {**several([int(n) for n in space.nvec]), **common}
     assert isinstance(space, spaces.Box), space
@@ -53,9 +53,9 @@ def vector_names(config: EnvConfig, n: int) -> list[str]:
     return [str(name) for name in names] if len(names) == n else [str(i + 1) for i in range(n)]
 
 
-def choices(names: list[str], words: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    """Controls for one of several actions. No two have the same keys. ``words`` say what the table does not."""
-    chords = {i: _chord(name, 0, words) for i, name in enumerate(names)}
+def choices(names: list[str]) -> dict[str, Any]:
+    """Controls for one of several actions. No two have the same keys."""
+    chords = {i: _chord(name, 0) for i, name in enumerate(names)}
     rest = next((i for i, name in enumerate(names) if name in IDLE), None)
     taken: set[frozenset[str]] = set()
     given: dict[int, list[str]] = {}
@@ -63,7 +63,7 @@ def choices(names: list[str], words: dict[str, list[str]] | None = None) -> dict
         if i == rest:
             given[i] = []
             continue
-        for chord in (chords[i], _chord(names[i], 1, words)):
+        for chord in (chords[i], _chord(names[i], 1)):
             if chord and frozenset(chord) not in taken:
                 break
         else:
@@ -117,13 +117,14 @@ def _names(config: EnvConfig, entry: dict[str, Any], n: int) -> list[str]:
     offered = getattr(envs.suite_of(config.id), "action_names", None)
     for names in (offered(config) if offered else None, entry.get("names")):
         if names and len(names) == n:
-            return [str(name) for name in names]
+            instead = entry.get("instead", {})
+            return [" ".join(instead.get(word, word) for word in str(name).split()) for name in names]
     return [f"action {i}" for i in range(n)]
 
 
-def _chord(name: str, which: int, more: dict[str, list[str]] | None = None) -> list[str] | None:
+def _chord(name: str, which: int) -> list[str] | None:
     """The keys that the words of a name stand for; None where it says nothing that the table knows."""
-    words = {**_table()["words"], **(more or {})}
+    words = _table()["words"]
     known = [words[w] for w in re.findall(r"[a-z]+", name.lower()) if w in words]
     return [keys[min(which, len(keys) - 1)] for keys in known if keys] if known else None
 

@@ -206,7 +206,7 @@ def resolve(opened: OpenedRun, start: Start) -> tuple[Start, Any]:
         return start, None
     try:
         experience = opened.rows()
-        found = rows.starts(experience, 1) if start.kind == "any" else []
+        found = rows.starts(experience)[1::-1] if start.kind == "any" else []  # in the middle of an episode, if there is such
     except (RunError, KeyError, OSError) as error:
         if start.kind == "row":
             raise UserError(f"The rows of this run cannot be read ({error}). Start from a fresh reset.") from error

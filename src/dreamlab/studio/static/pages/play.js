@@ -1,5 +1,4 @@
 // Play inside the dream: by keys or buttons, by hand or by the agent, with reality beside it.
-import { get } from "../api.js";
 import { hash } from "../app.js";
 import { el, notice, put } from "../dom.js";
 import { Hands } from "../play/hands.js";
@@ -16,7 +15,7 @@ export async function mount(root, { run, params, signal }) {
 
 class Play {
   constructor(root, run, params, signal) {
-    Object.assign(this, { run, signal, ready: null, hands: null, head: null, lost: false });
+    Object.assign(this, { run, signal, ready: null, hands: null, head: null, cut: false });
     const row = params.get("row");
     const checkpoint = params.get("checkpoint");
     this.checkpoint = checkpoint === null ? null : Number(checkpoint);
@@ -75,8 +74,8 @@ class Play {
   // ---- what the studio says
 
   opened() {
-    if (this.lost) notice("The studio is back.");
-    this.lost = false;
+    if (this.cut) notice("The studio is back.");
+    this.cut = false;
     this.open();
   }
 
@@ -104,7 +103,7 @@ class Play {
       if (ready.keys.turns) this.transport.turn(true);
     } else this.hands.n += 1;
     this.stage.show(ready, this.reality);
-    this.numbers.show(ready);
+    this.numbers.show(ready, this.reality && ready.can.reality);
     this.starts.mark(this.start);
     if (fresh) this.stage.focus();
   }
@@ -132,7 +131,7 @@ class Play {
   }
 
   lost() {
-    this.lost = true;
+    this.cut = true;
     this.head = null;
     this.stage.say("The studio does not answer", "It is asked again every moment. Is it still running?", true);
   }

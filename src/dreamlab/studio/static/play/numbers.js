@@ -18,11 +18,11 @@ export class Numbers {
       this.rew.node, this.con.node, this.error.node, this.vector, this.why);
   }
 
-  show(ready) {
+  show(ready, reality) {
     for (const trace of [this.rew, this.con, this.error]) trace.clear();
     this.rew.node.hidden = !ready.can.rew;
     this.con.node.hidden = !ready.can.con;
-    this.error.node.hidden = true;
+    this.error.node.hidden = !reality;
     const missing = [ready.can.why.rew, ready.can.why.con].filter(Boolean);
     this.why.textContent = missing.join(" ");
     this.bars = ready.vector.map((name) => new Bar(name));
