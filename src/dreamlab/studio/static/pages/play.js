@@ -109,8 +109,7 @@ class Play {
   }
 
   realityIs({ state, why }) {
-    if (why) notice(why);
-    if (state === "away" && why) this.transport.realityIsAway(why);
+    if (state === "away" && why) this.transport.realityIsAway();
     this.stage.reality(state, why);
   }
 

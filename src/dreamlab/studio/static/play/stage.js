@@ -17,8 +17,10 @@ export class Stage {
     this.screens.dream.node.firstChild.append(this.cover);
     this.title = el("p", { class: "play-title muted" }, " ");
     this.who = el("p", { class: "play-who" }, " ");
-    this.screenRow = el("div", { class: "screens" }, Object.values(this.screens).map((s) => s.node));
-    this.node = el("section", { class: "stage", tabindex: "0", "aria-label": "The dream. Keys act here." }, el("div", { class: "row between" }, this.title, this.who), this.screenRow);
+    this.light = el("canvas", { class: "light", width: 8, height: 6, "aria-hidden": "true" });
+    this.screenRow = el("div", { class: "screens" }, this.light, Object.values(this.screens).map((s) => s.node));
+    this.note = el("p", { class: "muted small", role: "status" });
+    this.node = el("section", { class: "stage", tabindex: "0", "aria-label": "The dream. Keys act here." }, el("div", { class: "row between" }, this.title, this.who), this.screenRow, this.note);
     this.arrange();
     this.say("Opening the dream", "", true);
   }
@@ -34,10 +36,11 @@ export class Stage {
     this.title.textContent = `${ready.agent} · ${ready.env} · checkpoint ${ready.checkpoint.toLocaleString("en")}`;
     this.state = reality && ready.can.reality ? "coming" : "away";
     this.reality(this.state, ready.can.why.reality);
-    const [h, w] = ready.size || [2, 3];
+    const [h, w] = ready.size || this.draw?.size || [2, 3];
     this.node.style.setProperty("--shape", `${w} / ${h}`);
     this.node.style.setProperty("--ratio", w / h);
     this.node.classList.toggle("no-picture", !ready.can.picture && !this.draw);
+    this.node.classList.toggle("drawn", Boolean(this.draw));
     this.uncover();
     this.clear();
   }
@@ -45,6 +48,7 @@ export class Stage {
   /** state: coming, here, away */
   reality(state, why = "") {
     this.state = state;
+    this.note.textContent = state === "away" ? why : "";
     this.screens.real.note.textContent = state === "coming" ? "on its way" : "";
     this.arrange();
     if (state !== "here") this.blank("real");
@@ -86,6 +90,9 @@ export class Stage {
       if (real && dream && this.difference && real.bytes.length === dream.bytes.length)
         paint(this.screens.difference.canvas, dream.bytes.map((b, i) => Math.min(255, 2 * Math.abs(b - real.bytes[i]))), dream.height, dream.width);
     }
+    const light = this.light.getContext("2d");
+    light.imageSmoothingQuality = "high";
+    light.drawImage(this.screens.dream.canvas, 0, 0, 8, 6);
     if (head.real) this.screens.real.note.textContent = head.real.ended ? `ended, return ${figure(head.real.ret)}` : `return ${figure(head.real.ret)}`;
     this.screens.dream.note.textContent = `return ${figure(head.ret)}`;
   }

@@ -32,8 +32,6 @@ export class Transport {
       el("div", { class: "row checks" },
         this.check(this.realBox, "Reality beside it"), this.check(this.differenceBox, "Difference"), this.check(this.turnBox, "Time waits for a key")),
       this.own);
-    this.why = el("span", { class: "muted small" });
-    this.node.querySelector(".checks").append(this.why);
   }
 
   check(box, text) {
@@ -50,7 +48,6 @@ export class Transport {
     this.agent.title = ready.can.why.agent || "Hand over to the agent (H)";
     this.realBox.checked = this.play.reality && ready.can.reality;
     this.realBox.disabled = !ready.can.reality;
-    this.why.textContent = ready.can.reality ? "" : ready.can.why.reality;
     this.differenceBox.checked = this.play.stage.difference;
     this.differenceBox.disabled = !ready.can.picture;
     this.recordButton.disabled = !ready.can.picture;
@@ -58,9 +55,8 @@ export class Transport {
     this.press("you", ready.who);
   }
 
-  realityIsAway(why) {
+  realityIsAway() {
     this.realBox.checked = false;
-    this.why.textContent = why;
   }
 
   go() {
@@ -126,7 +122,7 @@ export class Transport {
   }
 
   tellSpeed() {
-    this.speedText.textContent = `${this.fps} frames a second`;
+    this.speedText.textContent = `${this.fps} fps`;
   }
 
   setHeat(value) {
