@@ -49,6 +49,7 @@ class Player:
         self.paused = self.turns = self.reality = False
         self._wanted: Opening | None = None  # the newest open
         self._asked: Opening | None = None  # what is played
+        self._opening = False
         self._again: Start | None = None
         self._steps = 0
         self._save = False
@@ -103,7 +104,7 @@ class Player:
         elif kind == "set":
             self._set(message)
         elif self.game is None:
-            if kind != "act":
+            if kind != "act" and not self._opening and self._wanted is None:
                 raise UserError("Nothing is being played; open a run first.")
         elif kind == "act":
             n = messages.whole(message, "n", 0, 2**53)
@@ -189,7 +190,11 @@ class Player:
     async def _once(self) -> None:
         """Whatever is to be done next, or wait for it."""
         if self._wanted is not None:
-            await self._open()
+            self._opening = True
+            try:
+                await self._open()
+            finally:
+                self._opening = False
         elif self.game is None:
             await self._wake.wait()
         elif self._again is not None:

@@ -82,7 +82,7 @@ class Play {
   said(message) {
     const { is } = message;
     if (is === "waiting") this.stage.say("All seats are taken", `You are number ${message.place} in the line, and come in when somebody leaves.`);
-    else if (is === "opening") this.stage.say("Opening the dream", "", true);
+    else if (is === "opening") this.opening = setTimeout(() => this.stage.say("Opening the dream", "", true), this.ready ? 300 : 0);
     else if (is === "ready") this.begun(message);
     else if (is === "reality") this.realityIs(message);
     else if (is === "saved") this.transport.saved(message);
@@ -91,6 +91,7 @@ class Play {
   }
 
   begun(ready) {
+    clearTimeout(this.opening);
     const fresh = !this.ready || this.ready.run !== ready.run || this.ready.checkpoint !== ready.checkpoint;
     this.ready = ready;
     this.start = ready.start.kind === "row" ? { kind: "row", row: ready.start.row } : { kind: "reset", seed: ready.start.seed };
@@ -114,6 +115,7 @@ class Play {
   }
 
   failed(text) {
+    clearTimeout(this.opening);
     if (this.ready && this.head && !this.stage.covered) return notice(text, "error");
     this.stage.say("This cannot be played", text, false, [el("a", { class: "button", href: hash("runs") }, "All runs")]);
   }
