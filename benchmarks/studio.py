@@ -1,6 +1,6 @@
 """How fast one plays in a dream: frames a second and key press to new picture in a browser, and how clients share.
 
-python benchmarks/studio.py RUN [RUN ...] [--seconds 10] [--presses 60] [--clients 8] [--threads 2] [--json FILE]
+python benchmarks/studio.py RUN [RUN ...] [--seconds 10] [--presses 60] [--clients 8] [--threads 1] [--json FILE]
                             [--chromium /usr/bin/chromium]
 
 A studio is served over each run's folder in a process of its own. ``frames``: pictures painted in one second by
@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measure")
     parser.add_argument("--presses", type=int, default=60, help="keys pressed")
     parser.add_argument("--clients", type=int, default=8, help="who play at once; 0 leaves that out")
-    parser.add_argument("--threads", type=int, default=2, help="of the studio")
+    parser.add_argument("--threads", type=int, default=1, help="of the studio")
     parser.add_argument("--reality", action="store_true", help="with reality beside the dream")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser")
     parser.add_argument("--json", default="", help="write all numbers to this file; - for standard output")

@@ -54,8 +54,9 @@ class Studio:
     """what a link must hold; None where only this machine can reach the page"""
     seats: int = 8
     """clients who may play at once"""
-    threads: int = 2
-    """threads in which one model steps"""
+    threads: int = 1
+    """threads in which one model steps: a single row is too little work to share, and two that wait for busy cores
+    take many times as long"""
     _engine: ThreadPoolExecutor = field(init=False)
     _loader: ThreadPoolExecutor = field(init=False)
     _models: OrderedDict[tuple[Path, int | None], OpenedRun] = field(default_factory=OrderedDict)
@@ -93,6 +94,7 @@ class Studio:
     def _begin(self) -> None:
         import torch
 
+        torch.get_num_threads()  # a thread takes over the process's number when it first asks for it, and not later
         torch.set_num_threads(self.threads)
 
 
