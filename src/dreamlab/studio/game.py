@@ -37,6 +37,7 @@ class Game:
         self.why_no_reality = origin if isinstance(origin, str) else ""
         self.controls = controls.controls(opened.spec.env, opened.act_space)
         self.hand = Hand(self.controls["rest"])
+        self.may_be_real = self.origin is not None  # until it fails
         self.recording: Recording | None = None
         self.ret = 0.0
         self.ms = 0.0
@@ -75,6 +76,11 @@ class Game:
     def wants_reality(self) -> bool:
         return self._reality is not None
 
+    async def wait_for_reality(self, seconds: float) -> None:
+        """Until it is there or has failed, or for so long."""
+        if self._begun is not None:
+            await asyncio.wait({_heard(self._begun)}, timeout=seconds)
+
     @property
     def reality_is_ready(self) -> bool:
         """Whether reality has just come to where the dream is, and ``join`` is due."""
@@ -86,8 +92,7 @@ class Game:
         Raises:
             UserError: it cannot be, and why.
         """
-        if self.origin is None:
-            raise UserError(self.why_no_reality)
+        assert self.origin is not None
         if len(self._acts) > HISTORY:
             raise UserError("This dream has gone on for too long for reality to join it. Start again with it.")
         self._reality = env
@@ -118,7 +123,7 @@ class Game:
         self.real = None
         if self._last is None or self._begun is not None:
             return
-        wrapped = asyncio.wrap_future(self._last)
+        wrapped = _heard(self._last)
         done, _ = await asyncio.wait({wrapped}, timeout=PATIENCE)
         if done:
             self.real = wrapped.result()
@@ -190,6 +195,13 @@ class Game:
                 with suppress(Exception):
                     future.cancel()
         self.hide_reality()
+
+
+def _heard(future: Future[Moment]) -> asyncio.Future[Moment]:
+    """A future of another thread, in the event loop; whether it fails is nobody's loss who does not ask."""
+    wrapped = asyncio.wrap_future(future)
+    wrapped.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return wrapped
 
 
 def _rgb(moment: Moment) -> np.ndarray | None:

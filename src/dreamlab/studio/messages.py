@@ -17,6 +17,8 @@ from dreamlab.core.errors import UserError
 
 LONGEST = 1 << 16
 """bytes of one message"""
+DEEPEST = 16
+"""lists and dictionaries in one message"""
 KINDS = ("open", "act", "set", "step", "restart", "record", "save", "seen")
 FPS = (0.5, 60.0)
 TEMPERATURE = (0.05, 5.0)
@@ -53,9 +55,11 @@ def read(text: str) -> dict[str, Any]:
     """
     if len(text) > LONGEST:
         raise UserError("This message is too long.")
+    if text.count("[") + text.count("{") > DEEPEST:
+        raise UserError("This message is nested too deeply.")
     try:
         message = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError("This message is no JSON.") from error
     if not isinstance(message, dict) or message.get("do") not in KINDS:
         raise UserError(f'A message is {{"do": ...}} with one of {", ".join(KINDS)}.')

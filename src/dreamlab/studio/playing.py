@@ -34,6 +34,8 @@ WINDOW = 4
 """pictures that may be on their way to a client that says which it has seen"""
 SOONEST = 0.25
 """share of a tick's time after which a changed key may bring the next one"""
+TOGETHER = 0.8
+"""seconds that a dream waits for reality, so that both begin together"""
 BUSY = 256
 """pictures that the agent may be behind before it catches up even where there is no time to spare"""
 
@@ -131,6 +133,10 @@ class Player:
         for key in ("paused", "turns", "reality"):
             if key in message:
                 setattr(self, key, messages.flag(message, key))
+        if message.get("reality") and self.game is not None:
+            if self.game.origin is None:
+                raise UserError(self.game.why_no_reality)
+            self.game.may_be_real = True
         if "who" in message:
             if message["who"] not in ("you", "agent"):
                 raise UserError('who is "you" or "agent".')
@@ -205,7 +211,7 @@ class Player:
             )
         elif self._save:
             await self._write()
-        elif self.game.reality_is_ready or self.reality != self.game.wants_reality:
+        elif self.game.reality_is_ready or (self.reality and self.game.may_be_real) != self.game.wants_reality:
             await self._settle_reality(self.game)
         elif self.who == "agent" and self.game.dream.watching and self.game.dream.watching.behind:
             await self.studio.compute(self.game.dream.watching.catch_up, 8)
@@ -299,17 +305,22 @@ class Player:
         elif self._asked is None or self._asked.run != asked.run:
             self.fps = float(game.controls["speed"])
         self._asked, self.temperature = asked, asked.temperature
-        self.reality = asked.reality and game.origin is not None
+        self.reality = asked.reality
         self._steps, self._save, self._urgent, self._again = 0, False, False, None
-        self._last, self._next, self._rate = 0.0, time.monotonic() + 1 / self.fps, 0.0
         self.game = game
         settings = {"fps": self.fps, "temperature": self.temperature, "who": self.who, "paused": self.paused}
         self._picture = None
-        self.say(**{"is": "ready", "run": asked.run, **settings, "turns": self.turns, **game.about()})
-        if self.reality:
-            await self._settle_reality(game)
+        if self.reality and game.may_be_real:
+            self._show_reality(game)
+            await game.wait_for_reality(TOGETHER)
         elif start.kind == "reset":
             self._close_env()
+        self.say(**{"is": "ready", "run": asked.run, **settings, "turns": self.turns, **game.about()})
+        if game.reality_is_ready:
+            await self._settle_reality(game)
+        elif game.wants_reality:
+            self.say(**{"is": "reality", "state": "coming"})
+        self._last, self._next, self._rate = 0.0, time.monotonic() + 1 / self.fps, 0.0
         self._show()
 
     # -- reality
@@ -321,11 +332,8 @@ class Player:
                 await game.join()
                 self.say(**{"is": "reality", "state": "here"})
                 self._show()
-            elif self.reality:
-                if game.origin is None:
-                    raise UserError(game.why_no_reality)
-                loop = asyncio.get_running_loop()
-                game.show_reality(self._reality_of(game.opened), lambda: loop.call_soon_threadsafe(self._wake.set))
+            elif self.reality and game.may_be_real:
+                self._show_reality(game)
                 self.say(**{"is": "reality", "state": "coming"})
             else:
                 game.hide_reality()
@@ -335,9 +343,13 @@ class Player:
         except Exception as error:
             self._lose_reality(game, error)
 
+    def _show_reality(self, game: Game) -> None:
+        loop = asyncio.get_running_loop()
+        game.show_reality(self._reality_of(game.opened), lambda: loop.call_soon_threadsafe(self._wake.set))
+
     def _lose_reality(self, game: Game, error: Exception) -> None:
-        """Go on without, and say why."""
-        self.reality = False
+        """Go on without, and say why; the next start tries again."""
+        game.may_be_real = False
         game.hide_reality()
         self._close_env()
         known = isinstance(error, UserError)

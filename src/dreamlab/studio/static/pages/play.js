@@ -156,9 +156,11 @@ class Play {
     const at = event.target.closest?.("input, select, textarea, button, a, summary");
     const writing = at?.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
     if (writing || (at && ["Space", "Enter"].includes(event.code)) || (at?.matches("input") && event.code.startsWith("Arrow"))) return;
-    if (this.hands.codes.has(event.code)) {
+    if (this.stage.isOver && ["Space", "Enter"].includes(event.code) && !event.repeat && performance.now() - this.stage.ended > 400) {
       event.preventDefault();
-      if (this.stage.isOver && !event.repeat && event.code === "Space") return this.begin();
+      this.begin();
+    } else if (this.hands.codes.has(event.code)) {
+      event.preventDefault();
       if (!event.repeat) this.hands.press(event.code);
     } else if (!event.repeat && this.transport.shortcut(event.code)) event.preventDefault();
   }

@@ -34,8 +34,7 @@ export class Stage {
     this.isOver = false;
     this.draw = ready.can.picture ? null : drawing(ready.env, ready.vector);
     this.title.textContent = `${ready.agent} · ${ready.env} · checkpoint ${ready.checkpoint.toLocaleString("en")}`;
-    this.state = reality && ready.can.reality ? "coming" : "away";
-    this.reality(this.state, ready.can.why.reality);
+    this.reality("away", reality ? ready.can.why.reality : "");
     const [h, w] = ready.size || this.draw?.size || [2, 3];
     this.node.style.setProperty("--shape", `${w} / ${h}`);
     this.node.style.setProperty("--ratio", w / h);
@@ -48,7 +47,7 @@ export class Stage {
   /** state: coming, here, away */
   reality(state, why = "") {
     this.state = state;
-    this.note.textContent = state === "away" ? why : "";
+    put(this.note, state === "away" && why ? [why, this.play.start.kind === "row" && this.ready.can.reality ? el("button", { type: "button", class: "link", onclick: () => this.play.starts.reset() }, "Begin there") : null] : "");
     this.screens.real.note.textContent = state === "coming" ? "on its way" : "";
     this.arrange();
     if (state !== "here") this.blank("real");
@@ -100,6 +99,7 @@ export class Stage {
   /** A word over the dream, with buttons below it. */
   say(title, text = "", busy = false, buttons = []) {
     this.covered = true;
+    this.cover.classList.remove("end");
     put(this.cover, busy ? el("i", { class: "breath", "aria-hidden": "true" }) : null, el("b", {}, title), text ? el("p", {}, text) : null, buttons.length ? el("div", { class: "row" }, buttons) : null);
     this.cover.hidden = false;
   }
@@ -111,11 +111,12 @@ export class Stage {
 
   over(head) {
     if (this.isOver) return;
-    const chance = head.con === null ? "" : ` The model gives ${Math.round(100 * head.con)} in 100 that it would go on.`;
-    this.say("The dream ends here", `${head.tick} steps, return ${figure(head.ret)}.${chance}`, false, [
-      el("button", { type: "button", class: "main", onclick: () => this.play.begin() }, "Play again"),
+    this.say("The dream ends here", `${head.tick} ${head.tick === 1 ? "step" : "steps"}, return ${figure(head.ret)}`, false, [
+      el("button", { type: "button", class: "main", onclick: () => this.play.begin(), "aria-keyshortcuts": "Enter" }, "Play again"),
       el("button", { type: "button", onclick: () => this.play.starts.surprise() }, "Somewhere else"),
     ]);
+    this.cover.classList.add("end");
     this.isOver = true;
+    this.ended = performance.now();
   }
 }
