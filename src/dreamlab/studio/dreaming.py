@@ -21,7 +21,7 @@ from gymnasium import spaces
 from dreamlab.core.actions import one_hot
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import tree_map
-from dreamlab.core.protocols import Policy
+from dreamlab.core.protocols import Policy, State
 from dreamlab.core.seeds import forked
 from dreamlab.core.types import Batch, act_size
 from dreamlab.dream.env import DreamEnv
@@ -95,11 +95,15 @@ def of_reset(obs: Obs, act_space: spaces.Space, device: torch.device) -> Context
 class Dream:
     """A dream under way. ``now`` is what is shown."""
 
-    def __init__(self, opened: OpenedRun, context: Context, temperature: float, seed: int) -> None:
-        self.act_space = opened.act_space
-        with torch.inference_mode(), forked(seed, "observe"):
-            latents = opened.model.observe(context.batch)
-            start = tree_map(lambda x: x[:, -1], latents)  # (1, ...)
+    def __init__(
+        self, opened: OpenedRun, context: Context, temperature: float, seed: int, start: State | None = None
+    ) -> None:
+        """``start``: the latent (1, ...) of an earlier dream from this context, so that it need not be observed again."""
+        self.act_space, self.context = opened.act_space, context
+        if start is None:
+            with torch.inference_mode(), forked(seed, "observe"):
+                start = tree_map(lambda x: x[:, -1], opened.model.observe(context.batch))  # (1, ...)
+        self.start = start
         limit = np.iinfo(np.int64).max
         self.env = DreamEnv(opened.model, start, self.act_space, 1, horizon=limit, temperature=temperature, seed=seed)
         with torch.inference_mode():

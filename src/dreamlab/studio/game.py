@@ -31,14 +31,18 @@ PATIENCE = 2.0
 class Game:
     """One dream of one player. ``advance`` runs in the engine's thread, all else in the event loop."""
 
-    def __init__(self, opened: OpenedRun, start: Start, dream: Dream, origin: Origin | str, seed: int) -> None:
+    def __init__(
+        self, opened: OpenedRun, start: Start, dream: Dream, origin: Origin | str, seed: int, before: Game | None = None
+    ) -> None:
+        """``before``: the game that this one follows."""
         self.opened, self.start, self.dream, self.seed = opened, start, dream, seed
         self.origin = origin if not isinstance(origin, str) else None
         self.why_no_reality = origin if isinstance(origin, str) else ""
-        self.controls = controls.controls(opened.spec.env, opened.act_space)
+        same = before is not None and before.opened is opened
+        self.controls = before.controls if same else controls.controls(opened.spec.env, opened.act_space)  # type: ignore[union-attr]
         self.hand = Hand(self.controls["rest"])
         self.may_be_real = self.origin is not None  # until it fails
-        self.recording: Recording | None = None
+        self.recording: Recording | None = before.recording if same else None  # type: ignore[union-attr]
         self.ret = 0.0
         self.ms = 0.0
         self.act: Any = None
@@ -185,6 +189,7 @@ class Game:
             "vector": [] if vector is None else controls.vector_names(opened.spec.env, len(vector)),
             "start": {"kind": self.start.kind, "row": self.start.row, "seed": self.start.seed},
             "seed": self.seed,
+            "recording": self.recording is not None,
             "can": {**{key: not reason for key, reason in why.items()}, "why": why},
         }
 

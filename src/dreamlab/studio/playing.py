@@ -281,13 +281,17 @@ class Player:
         if self._wanted is not None:  # something newer was asked for while it waited
             return
         self.say(**{"is": "opening"})
+        before = self.game
         self._drop()
         folder = await asyncio.to_thread(runs.place, self.studio, asked.run)
         opened = await self.studio.opened(folder, asked.checkpoint)
         _ = opened.model  # raises where there is none
         start, experience = await asyncio.to_thread(resolve, opened, asked.start)
         origin: Origin | str
-        if start.kind == "row":
+        latent = None
+        if before is not None and before.opened is opened and before.start == start and asked.seed is None:
+            context, origin, latent = before.dream.context, before.origin or before.why_no_reality, before.dream.start
+        elif start.kind == "row":
             context, origin = await asyncio.to_thread(begin_at, opened, experience, start)
         else:
             if (none := reality.none_because(opened)) is not None:
@@ -296,10 +300,9 @@ class Player:
             first = await asyncio.wrap_future(self._reality_of(opened).begin(origin))
             context = dreaming.of_reset(first.obs, opened.act_space, opened.compute.device)
         seed = secrets.randbits(31) if asked.seed is None else asked.seed
-        dream = await self.studio.compute(dreaming.Dream, opened, context, asked.temperature, seed)
-        game = await asyncio.to_thread(Game, opened, start, dream, origin, seed)
-        if self.game is None or self._asked is None or self._asked.run != asked.run:
-            self.who = "you" if dream.watching is None else self.who
+        dream = await self.studio.compute(dreaming.Dream, opened, context, asked.temperature, seed, latent)
+        game = await asyncio.to_thread(Game, opened, start, dream, origin, seed, before)
+        self.who = "you" if dream.watching is None else self.who
         if asked.fps is not None:
             self.fps = asked.fps
         elif self._asked is None or self._asked.run != asked.run:

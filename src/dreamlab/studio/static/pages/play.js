@@ -103,6 +103,7 @@ class Play {
       this.transport.show(ready);
       if (ready.keys.turns) this.transport.turn(true);
     } else this.hands.n += 1;
+    this.transport.begun(ready);
     this.stage.show(ready, this.reality);
     this.numbers.show(ready, this.reality && ready.can.reality);
     this.starts.mark(this.start);
@@ -110,7 +111,6 @@ class Play {
   }
 
   realityIs({ state, why }) {
-    if (state === "away" && why) this.transport.realityIsAway();
     this.stage.reality(state, why);
   }
 

@@ -30,6 +30,7 @@ export class Keys {
         this.cross.append(node);
       } else this.others.append(node);
     }
+    this.cross.classList.toggle("flat", !hands.codes.has("ArrowUp") && !hands.codes.has("ArrowDown"));
     this.cross.hidden = !this.cross.childElementCount;
     this.others.hidden = !this.others.childElementCount;
     this.others.classList.toggle("many", this.others.childElementCount > 3);

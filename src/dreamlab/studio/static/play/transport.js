@@ -46,8 +46,6 @@ export class Transport {
     this.heatText.textContent = this.temperature.toFixed(2);
     this.agent.disabled = !ready.can.agent;
     this.agent.title = ready.can.why.agent || "Hand over to the agent (H)";
-    this.realBox.checked = this.play.reality && ready.can.reality;
-    this.realBox.disabled = !ready.can.reality;
     this.differenceBox.checked = this.play.stage.difference;
     this.differenceBox.disabled = !ready.can.picture;
     this.recordButton.disabled = !ready.can.picture;
@@ -55,8 +53,11 @@ export class Transport {
     this.press("you", ready.who);
   }
 
-  realityIsAway() {
-    this.realBox.checked = false;
+  /** What a new dream changes: whether reality can be had from this start, and whether a film goes on. */
+  begun(ready) {
+    if (this.recording && !ready.recording) this.recorded(false);
+    this.realBox.checked = this.play.reality && ready.can.reality;
+    this.realBox.disabled = !ready.can.reality;
   }
 
   go() {
@@ -132,17 +133,19 @@ export class Transport {
   }
 
   record(on) {
-    this.recording = on;
-    this.recordButton.setAttribute("aria-pressed", on);
-    this.recordButton.textContent = on ? "Stop and save" : "Record";
+    this.recorded(on);
     this.film.textContent = on ? "" : "The film is written.";
     this.play.send(on ? { do: "record", on: true } : { do: "save" });
   }
 
+  recorded(on) {
+    this.recording = on;
+    this.recordButton.setAttribute("aria-pressed", on);
+    this.recordButton.textContent = on ? "Stop and save" : "Record";
+  }
+
   saved({ run, path }) {
-    this.recording = false;
-    this.recordButton.setAttribute("aria-pressed", "false");
-    this.recordButton.textContent = "Record";
+    this.recorded(false);
     this.film.replaceChildren(el("a", { href: link(`media/${run}/${path}`), target: "_blank", rel: "noopener" }, path));
     notice(`Saved as ${path}`);
   }
