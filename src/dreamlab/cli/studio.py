@@ -29,8 +29,8 @@ class Options:
     """open the page in a browser"""
     clients: int = 8
     """who may play at once; the next waits"""
-    threads: int = 0
-    """threads in which a model steps; 0 takes the number of cores, at most 2"""
+    threads: int = 1
+    """threads in which a model steps; more than one helps only where cores are free"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,7 +67,7 @@ def serve(chosen: Options) -> int:
         ) from error
     port = listening.getsockname()[1]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dreamlab" / "studio"
-    threads = chosen.threads or min(2, os.cpu_count() or 1)
+    threads = max(1, chosen.threads)
     studio = Studio(chosen.runs, session.open_run, cache, token, chosen.clients, threads, agents.dreams)  # type: ignore[arg-type]
     name = chosen.host if chosen.host not in ("0.0.0.0", "::") else socket.gethostname()
     link = f"http://{name}:{port}/" + (f"?token={token}" if token else "")

@@ -75,6 +75,12 @@ class Acting:
             act = act.clamp(-1, 1)  # as rows hold it
         return emitted, Remembered(State(deter, stoch), act), dict(zip(COLUMNS, columns, strict=False))
 
+    @torch.inference_mode()
+    def follow(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered, act: Tensor) -> Remembered:
+        """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
+        _, deter, stoch, *_ = self.look(is_first, state.act, *state.state, *(obs[key] for key in self.keys))
+        return Remembered(State(deter, stoch), self.model.actions.seen(act))
+
 
 COLUMNS = ("deter", "stoch")
 """beside rows, where states are stored"""

@@ -32,6 +32,7 @@ class OpenedRun(Protocol):
     act_space: spaces.Space
     parts: Mapping[str, Any]
     spec: Any
+    compute: Any
 
     @property
     def model(self) -> WorldModel: ...
@@ -55,8 +56,9 @@ class Studio:
     """what a link must hold; None where only this machine can reach the page"""
     seats: int = 8
     """clients who may play at once"""
-    threads: int = 2
-    """threads in which one model steps"""
+    threads: int = 1
+    """threads in which one model steps: a single row is too little work to share, and two that wait for busy cores
+    take many times as long"""
     dreams: Callable[[str], bool] = lambda agent: True
     """whether an agent, by its name, learns a world model"""
     catalogue: Catalogue = field(init=False)
@@ -101,6 +103,7 @@ class Studio:
     def _begin(self) -> None:
         import torch
 
+        torch.get_num_threads()  # a thread takes over the process's number when it first asks for it, and not later
         torch.set_num_threads(self.threads)
 
 

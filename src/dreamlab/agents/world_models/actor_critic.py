@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamlab.agents.world_models.acting import Remembered, look
+from dreamlab.agents.world_models.acting import Remembered, follow, look
 from dreamlab.agents.world_models.actions import Choice
 from dreamlab.agents.world_models.config import Config
 from dreamlab.agents.world_models.controller import Features
@@ -228,6 +228,11 @@ class Playing:
         with self.compute.autocast():
             h, c = self.model.memory.cell(z, act, h, c, first)
         return actions.emit(act), Remembered(h, c), {**actions.note(act), **self.note(feat, raw)}
+
+    @torch.no_grad()
+    def follow(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered, act: Tensor) -> Remembered:
+        """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
+        return follow(self.model, self.compute, self.rng, obs, is_first, state, act)
 
     def note(self, feat: Float[Tensor, "N F"], raw: Float[Tensor, "N A"]) -> Mapping[str, Tensor]:
         """Columns beside the rows."""
