@@ -12,7 +12,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from dreamlab.core.errors import RunError, UserError
-from dreamlab.studio import guard, runs
+from dreamlab.studio import episodes, guard, inside, runs
+from dreamlab.studio.shelf import Shelf
 from dreamlab.studio.studio import Studio
 
 STATIC = Path(str(files("dreamlab.studio") / "static"))
@@ -30,6 +31,9 @@ def application(studio: Studio) -> FastAPI:
     app.add_middleware(guard.Guard, token=studio.token)
     for page in (runs,):
         app.include_router(page.router(studio), prefix="/api")
+    shelf = Shelf(studio)
+    for looks in (episodes, inside):
+        app.include_router(looks.router(studio, shelf), prefix="/api")
 
     @app.exception_handler(UserError)
     @app.exception_handler(RunError)

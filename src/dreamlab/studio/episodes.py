@@ -1,0 +1,331 @@
+"""The page of episodes: those among a run's rows and those that were evaluated, frame by frame.
+
+::
+
+    /episodes/NAME     which there are                    /strip/NAME     many frames as one sheet
+    /episode/NAME      one: actions, rewards, ends        /read/NAME      what the model says of its rows
+    /frame/NAME        a single frame                     /film/NAME      the dream from a frame on
+    /evaluated/NAME    play an evaluated one again
+
+An episode is named by the id of its first row, or as FILE:INDEX of an evaluation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+from gymnasium import spaces
+
+from dreamlab.core.errors import UserError
+from dreamlab.core.types import is_image
+from dreamlab.studio import replayed, stretches
+from dreamlab.studio.readings import Reading, read
+from dreamlab.studio.sheets import FRAMES, message, plain, png, sheet
+from dreamlab.studio.shelf import Place, Shelf
+from dreamlab.studio.studio import OpenedRun, Studio
+
+Kind = Literal["real", "reconstruction"]
+STEPS = 48
+"""of an open-loop film, at most"""
+CONTEXT = 64
+"""rows before a frame that the model sees, where a frame is asked for by its row alone"""
+PLAYING = 2
+"""episodes that are played again at once"""
+VALUES = 32
+"""numbers of a vector that are shown, at most"""
+
+
+def router(studio: Studio, shelf: Shelf) -> APIRouter:
+    routes = APIRouter()
+    playing: OrderedDict[tuple[Any, str], replayed.Again] = OrderedDict()
+
+    @routes.get("/episodes/{name:path}")
+    async def episodes(
+        name: str,
+        checkpoint: int | None = None,
+        page: int = Query(0, ge=0, le=10**7),
+        count: int = Query(40, ge=1, le=200),
+    ) -> dict[str, Any]:
+        opened = await shelf.opened(name, checkpoint)
+        why, listed, total = None, [], 0
+        try:
+            rows = await shelf.rows(opened)
+            listed, total = await asyncio.to_thread(_listed, rows, page, count)
+        except (UserError, RuntimeError) as error:
+            why = str(error)
+        evaluated = await asyncio.to_thread(replayed.scores, opened.folder)
+        return {
+            **about(opened), "total": total, "page": page, "count": count, "episodes": listed, "evaluated": evaluated,
+            "why": why,
+        }  # fmt: skip
+
+    @routes.get("/episode/{name:path}")
+    async def episode(
+        name: str,
+        episode: str | None = None,
+        row: int | None = None,
+        at: int | None = None,
+        checkpoint: int | None = None,
+    ) -> dict[str, Any]:
+        place = await shelf.place(name, checkpoint, episode, row, at)
+        return {**about(place.opened), **await asyncio.to_thread(_one, place)}
+
+    @routes.get("/frame/{name:path}")
+    async def frame(
+        name: str,
+        row: int | None = None,
+        kind: Kind = "real",
+        checkpoint: int | None = None,
+        episode: str | None = None,
+        at: int | None = None,
+    ) -> Response:
+        place = await shelf.place(name, checkpoint, episode, row, at)
+        if kind == "real":
+            return png((await asyncio.to_thread(_real, place, place.at, place.at + 1))[0])
+        return png((await _seen(studio, shelf, place))[0])
+
+    @routes.get("/strip/{name:path}")
+    async def strip(
+        name: str,
+        episode: str,
+        start: int = Query(0, ge=0),
+        count: int = Query(FRAMES, ge=1, le=FRAMES),
+        kind: Kind = "real",
+        checkpoint: int | None = None,
+    ) -> Response:
+        place = await shelf.place(name, checkpoint, episode, None, start)
+        stop = min(start + count, len(place.stretch))
+        if kind == "real":
+            return png(sheet(await asyncio.to_thread(_real, place, start, stop)), keep=True)
+        reading = shelf.reading(place)
+        await read(studio, reading, stop)
+        return png(await asyncio.to_thread(lambda: sheet(reading.reconstruction(start, stop))), keep=True)
+
+    @routes.get("/read/{name:path}")
+    async def reads(
+        name: str,
+        episode: str,
+        start: int = Query(0, ge=0),
+        count: int = Query(FRAMES, ge=1, le=4 * FRAMES),
+        checkpoint: int | None = None,
+    ) -> dict[str, Any]:
+        place = await shelf.place(name, checkpoint, episode, None, start)
+        reading, stop = shelf.reading(place), min(start + count, len(place.stretch))
+        await read(studio, reading, stop)
+        series = {key: plain(np.array(values[start:stop])) for key, values in reading.series.items()}
+        vector = reading.vector(start, stop)
+        return {"start": start, "stop": stop, "series": series, "vector": None if vector is None else plain(vector)}
+
+    @routes.get("/film/{name:path}")
+    async def film(
+        name: str,
+        episode: str | None = None,
+        row: int | None = None,
+        at: int | None = None,
+        steps: int = Query(STEPS, ge=1, le=STEPS),
+        temperature: float = Query(1.0, gt=0, le=10),
+        checkpoint: int | None = None,
+    ) -> Response:
+        place = await shelf.place(name, checkpoint, episode, row, at)
+        return await _film(studio, shelf, place, steps, temperature)
+
+    @routes.get("/evaluated/{name:path}")
+    async def evaluated(name: str, file: str, index: int = Query(ge=0)) -> dict[str, Any]:
+        newest = await shelf.opened(name, None)
+        known = next((s for s in await asyncio.to_thread(replayed.scores, newest.folder) if s["file"] == file), None)
+        opened, words = newest, None
+        if known is not None and known["checkpoint"] not in (None, newest.step):
+            try:
+                opened = await shelf.opened(name, known["checkpoint"])
+            except UserError:
+                words = (
+                    f"checkpoint {known['checkpoint']} is not kept any more: played by checkpoint {newest.step} instead"
+                )
+        key = (opened.folder, f"{file}:{index}")
+        held = shelf.replayed.get(key)
+        if held is None:
+            game = playing.get(key)
+            if game is None:
+                replayed.refuse_recordings(opened)
+                game = playing[key] = await asyncio.to_thread(replayed.Again, opened, file, index)
+            playing.move_to_end(key)
+            while len(playing) > PLAYING:
+                _, left = playing.popitem(last=False)
+                await studio.compute(left.close)
+            until = time.monotonic() + 1.0
+            try:
+                while not game.done and time.monotonic() < until:
+                    await studio.compute(game.on)
+            except BaseException:
+                playing.pop(key, None)
+                game.close()
+                raise
+            if not game.done:
+                return {"done": False, "steps": game.steps}
+            playing.pop(key, None)
+            held = game.held()
+            shelf.hold(opened.folder, held)
+            shelf.told[opened.folder, held.key] = _compared(game, words)
+        return {"done": True, "episode": held.key, "checkpoint": opened.step, **shelf.told[opened.folder, held.key]}
+
+    return routes
+
+
+def about(opened: OpenedRun) -> dict[str, Any]:
+    """What every page says of a run: who acted where, and what can be seen of it."""
+    model = getattr(opened.agent, "model", None)
+    agent = opened.spec.agent
+    return {
+        "agent": agent,
+        "env": opened.spec.env.id,
+        "checkpoint": opened.step,
+        "model": model is not None,
+        "unmodelled": None if model is not None else f"{agent} has no world model, so there is nothing of one to show.",
+        "judges": hasattr(opened.agent, "judge"),
+        "space": space_of(opened.act_space),
+        "pictures": _size(opened),
+    }
+
+
+def space_of(space: spaces.Space) -> dict[str, Any]:
+    """An action space in plain values."""
+    if isinstance(space, spaces.Discrete):
+        return {"kind": "discrete", "n": int(space.n)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"kind": "several", "n": [int(n) for n in space.nvec.reshape(-1)]}
+    return {"kind": "box", "low": plain(space.low), "high": plain(space.high)}  # type: ignore[attr-defined]
+
+
+def _size(opened: OpenedRun) -> list[int] | None:
+    """Height and width of frames, None where there are none."""
+    key = stretches.picture_key(opened.obs_space)
+    return None if key is None else [int(n) for n in opened.obs_space[key].shape[1:]]  # type: ignore[index]
+
+
+def _listed(rows: Any, page: int, count: int) -> tuple[list[dict[str, Any]], int]:
+    """One page of the stored episodes, newest first, and how many there are."""
+    index = rows.index
+    found = index.episodes()
+    total = len(found.start)
+    out = []
+    for i in range(total - 1 - page * count, max(-1, total - 1 - (page + 1) * count), -1):
+        one = stretches.Stored(
+            rows, int(found.stream[i]), int(found.start[i]), int(found.stop[i]), bool(found.whole[i])
+        )
+        rew = one.column("rew", 0, len(one))
+        out.append(
+            {"episode": one.key, "number": i, "length": len(one) - 1, "return": plain(rew.astype(np.float64).sum()),
+             "whole": one.whole}
+        )  # fmt: skip
+    return out, total
+
+
+def _one(place: Place) -> dict[str, Any]:
+    stretch, opened = place.stretch, place.opened
+    n = len(stretch)
+    first, second = stretch.row(0), stretch.row(1)
+    numbers = [k for k, s in opened.obs_space.spaces.items() if not is_image(s)]
+    vector = None
+    if numbers and n * VALUES <= 1 << 18:
+        values = stretch.column(numbers[0], 0, n).reshape(n, -1)
+        vector = plain(values[:, :VALUES])
+    return {
+        "episode": stretch.key,
+        "at": place.at,
+        "length": n,
+        "first": first,
+        "stride": None if first is None or second is None else second - first,
+        "whole": getattr(stretch, "whole", True),
+        "act": plain(stretch.column("act", 0, n)),
+        "rew": plain(stretch.column("rew", 0, n)),
+        "is_last": bool(stretch.column("is_last", n - 1, n)[0]),
+        "is_terminal": bool(stretch.column("is_terminal", n - 1, n)[0]),
+        "vector": vector,
+    }
+
+
+def _real(place: Place, start: int, stop: int) -> np.ndarray:
+    return stretches.frames(place.stretch, place.opened.obs_space, start, stop)
+
+
+async def _seen(studio: Studio, shelf: Shelf, place: Place) -> np.ndarray:
+    """The reconstruction (1, h, w, 3) of one row, from the rows just before it."""
+    start = max(0, place.at - CONTEXT)
+    if start and isinstance(place.stretch, stretches.Stored):
+        whole = place.stretch
+        part = stretches.Stored(whole.experience, whole.stream, whole.start + start, whole.start + place.at + 1, False)
+        reading = Reading(place.opened, part)
+    else:
+        start, reading = 0, shelf.reading(place)
+    await read(studio, reading, place.at - start + 1)
+    return reading.reconstruction(place.at - start, place.at - start + 1)
+
+
+async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperature: float) -> Response:
+    """Real | dream | difference from a row on under the actions that were really chosen, until either ends."""
+    from dreamlab.dream.env import DreamEnv
+
+    reading, stretch = shelf.reading(place), place.stretch
+    steps = min(steps, len(stretch) - 1 - place.at)
+    if steps < 1:
+        raise UserError("this is the episode's last row: nothing follows that could be dreamt; choose an earlier one")
+    await read(studio, reading, place.at + 1)
+    act = stretch.column("act", place.at, place.at + steps)
+    start = reading.latent(place.at)
+
+    def begin() -> tuple[DreamEnv, dict[str, np.ndarray]]:
+        dream = DreamEnv(
+            place.opened.model, start, place.opened.act_space, horizon=steps + 1, temperature=temperature
+        )
+        return dream, dream.reset(seed=place.at, options={"start": start})[0]
+
+    dream, obs = await studio.compute(begin)
+    seen, rew, over = [obs], [0.0], False
+    for k in range(steps):
+        obs, r, terminated, _, _ = await studio.compute(dream.step, act[k : k + 1])
+        seen.append(obs)
+        rew.append(float(r[0]))
+        if terminated[0]:
+            over = True
+            break
+    return await asyncio.to_thread(_filmed, place, seen, rew, over)
+
+
+def _filmed(place: Place, seen: list[Any], rew: list[float], over: bool) -> Response:
+    from dreamlab.core.pictures import to_rgb
+
+    n, at = len(seen), place.at
+    head: dict[str, Any] = {
+        "frames": n, "at": at, "over": over, "rew": plain(np.array(rew)),
+        "real_rew": plain(place.stretch.column("rew", at, at + n)),
+    }  # fmt: skip
+    planes = {}
+    if "image" in seen[0]:
+        real, dreamt = _real(place, at, at + n), to_rgb(np.concatenate([obs["image"] for obs in seen]))
+        difference = np.abs(real.astype(np.int16) - dreamt).astype(np.uint8)
+        head["size"] = list(real.shape[1:3])
+        head["error"] = plain((difference.astype(np.float64) ** 2).mean((1, 2, 3)) / 255**2)
+        planes = {"real": sheet(real), "dream": sheet(dreamt), "difference": sheet(difference)}
+    else:
+        real, dreamt = place.stretch.column("vector", at, at + n), np.concatenate([obs["vector"] for obs in seen])
+        head["error"] = plain(((real - dreamt) ** 2).mean(1))
+        head["vector"] = {"real": plain(real[:, :VALUES]), "dream": plain(dreamt[:, :VALUES])}
+    return message(head, planes)
+
+
+def _compared(game: replayed.Again, words: str | None) -> dict[str, Any]:
+    """What is to be said of an episode that was played again."""
+    told = [words] if words else []
+    if game.cut:
+        told.append(f"it is long: the first {game.steps} steps are shown")
+    elif abs(game.ret - game.expected) > 1e-3 * max(1.0, abs(game.expected)):
+        told.append(
+            f"it returned {game.ret:.6g}, and {game.expected:.6g} when it was scored: the policy draws its actions, or "
+            "the environment is not the same for the same seed"
+        )
+    return {"steps": game.steps, "return": plain(game.ret), "scored": plain(game.expected), "told": told}

@@ -1,0 +1,105 @@
+"""What the pages of episodes keep between requests: a run's rows, a few episodes' readings, and those played again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamlab.core.errors import UserError
+from dreamlab.core.protocols import Experience
+from dreamlab.studio import runs
+from dreamlab.studio.readings import Reading
+from dreamlab.studio.stretches import Held, Stretch, stored
+from dreamlab.studio.studio import OpenedRun, Studio
+
+TABLES, READINGS, REPLAYED = 4, 6, 6
+"""runs whose rows stay open; episodes that were read; episodes that were played again"""
+
+
+class Place(NamedTuple):
+    """A row that is asked for: its run, its episode, and its time there."""
+
+    opened: OpenedRun
+    stretch: Stretch
+    at: int
+
+
+class Shelf:
+    """Belongs to the studio; every entry belongs to a run at a checkpoint."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.tables: OrderedDict[tuple[Path, int], Experience] = OrderedDict()
+        self.readings: OrderedDict[tuple[Path, int, str], Reading] = OrderedDict()
+        self.replayed: OrderedDict[tuple[Path, str], Held] = OrderedDict()
+        self.told: dict[tuple[Path, str], dict[str, Any]] = {}  # what was said of those
+        self.known: OrderedDict[tuple[Path, int, str], Any] = OrderedDict()  # ranges and codebooks
+
+    async def opened(self, name: str, checkpoint: int | None) -> OpenedRun:
+        """A run by its name.
+
+        Raises:
+            runs.Unknown: there is none.
+        """
+        folder = await asyncio.to_thread(runs.place, self.studio, name)
+        return await self.studio.opened(folder, checkpoint)
+
+    async def rows(self, opened: OpenedRun) -> Experience:
+        """Its rows, as the checkpoint saw them."""
+        key = (opened.folder, opened.step)
+        if key not in self.tables:
+            self.tables[key] = await asyncio.to_thread(opened.rows)
+        return _used(self.tables, key, TABLES)
+
+    async def place(
+        self, name: str, checkpoint: int | None, episode: str | None, row: int | None, at: int | None
+    ) -> Place:
+        """Where a request looks: ``episode`` and ``at`` in it, or a ``row`` by itself.
+
+        Raises:
+            UserError: neither, or there is no such episode or row.
+        """
+        opened = await self.opened(name, checkpoint)
+        if episode is not None and not episode.isdigit():
+            held = self.replayed.get((opened.folder, episode))
+            if held is None:
+                raise UserError("this episode is not in memory any more: play it again from the list of episodes")
+            return Place(opened, held, _within(at or 0, held))
+        if episode is not None:
+            row = int(episode)
+        if row is None:
+            raise UserError("name an episode, or a row")
+        stretch, found = stored(await self.rows(opened), row)
+        return Place(opened, stretch, _within(found if at is None else at, stretch))
+
+    def reading(self, place: Place) -> Reading:
+        """What the model makes of the episode; begun if need be.
+
+        Raises:
+            UserError: there is no world model.
+        """
+        key = (place.opened.folder, place.opened.step, place.stretch.key)
+        if key not in self.readings:
+            self.readings[key] = Reading(place.opened, place.stretch)
+        return _used(self.readings, key, READINGS)
+
+    def hold(self, folder: Path, held: Held) -> None:
+        """Keep an episode that was played again."""
+        self.replayed[folder, held.key] = held
+        _used(self.replayed, (folder, held.key), REPLAYED)
+        self.told = {key: told for key, told in self.told.items() if key in self.replayed}
+
+
+def _within(at: int, stretch: Stretch) -> int:
+    if not 0 <= at < len(stretch):
+        raise UserError(f"row {at} of this episode was asked for, but it has {len(stretch)}, from 0 on")
+    return at
+
+
+def _used(shelf: OrderedDict[Any, Any], key: Any, most: int) -> Any:
+    shelf.move_to_end(key)
+    while len(shelf) > most:
+        shelf.popitem(last=False)
+    return shelf[key]
