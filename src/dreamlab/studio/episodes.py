@@ -187,7 +187,7 @@ def about(opened: OpenedRun) -> dict[str, Any]:
         "model": model is not None,
         "unmodelled": None if model is not None else f"{agent} has no world model, so there is nothing of one to show.",
         "judges": hasattr(opened.agent, "judge"),
-        "space": space_of(opened.act_space),
+        "space": {**space_of(opened.act_space), **_names(opened)},
         "pictures": _size(opened),
     }
 
@@ -199,6 +199,30 @@ def space_of(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.MultiDiscrete):
         return {"kind": "several", "n": [int(n) for n in space.nvec.reshape(-1)]}
     return {"kind": "box", "low": plain(space.low), "high": plain(space.high)}  # type: ignore[attr-defined]
+
+
+def _names(opened: OpenedRun) -> dict[str, Any]:
+    """What actions and observed numbers are called: ``names`` of actions, ``axes`` as [less, more], ``vector``."""
+    try:
+        from dreamlab.studio import controls
+    except ImportError:  # without the page that plays there are numbers alone
+        return {}
+    config, numbers = opened.spec.env, opened.obs_space.spaces.get("vector")
+    told: dict[str, Any] = {}
+    if numbers is not None:
+        told["vector"] = controls.vector_names(config, int(np.prod(numbers.shape or (1,))))[:VALUES]
+    try:
+        found = controls.controls(config, opened.act_space)
+    except (AssertionError, KeyError):
+        return told
+    if found["kind"] == "choice":
+        return {**told, "names": [action["name"] for action in found["actions"]]}
+    if isinstance(opened.act_space, spaces.Box):
+        ends = [["", ""] for _ in range(int(np.prod(opened.act_space.shape)))]
+        for button in found["buttons"]:
+            ends[button["axis"]][int(button["value"] > found["rest"][button["axis"]])] = button["name"]
+        told["axes"] = ends
+    return told
 
 
 def _size(opened: OpenedRun) -> list[int] | None:

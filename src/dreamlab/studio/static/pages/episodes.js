@@ -1,5 +1,358 @@
-import { el, put } from "../dom.js";
+// Episodes: a list of those that are stored and those that were evaluated, and one of them frame by frame.
+import { hash } from "../app.js";
+import { get } from "../api.js";
+import { LineChart } from "../chart.js";
+import { el, figure, notice, put } from "../dom.js";
+import { Reel, action } from "../reel.js";
 
-export async function mount(root, { run, params, signal, go }) {
-  put(root, el("h1", {}, run || "episodes"));
+const PAGE = 40;
+const CHUNK = 128;
+const WIDE = matchMedia("(min-width: 1000px)");
+
+export async function mount(root, { run, params, signal }) {
+  const title = el("h1", {}, "Episodes");
+  const about = el("p", { class: "muted" }, "\u00a0");
+  const list = new List(run, signal, (what, at) => open(what, at));
+  const viewer = new Viewer(run, signal);
+  put(root, el("header", { class: "ep-head" }, title, about), el("div", { class: "ep" }, list.node, viewer.node));
+  const checkpoint = params.get("checkpoint");
+
+  async function open(what, at = 0) {
+    list.mark(what.episode ?? String(what.row));
+    await viewer.open({ ...what, checkpoint: what.checkpoint ?? checkpoint }, at);
+    if (viewer.info) list.mark(viewer.info.episode);
+    if (!WIDE.matches) list.node.open = false;
+  }
+
+  const found = await list.load(checkpoint, 0);
+  if (signal.aborted) return;
+  about.textContent = `${found.agent} · ${found.env} · checkpoint ${found.checkpoint.toLocaleString("en")}`;
+  const at = Number(params.get("at") ?? 0);
+  const asked = params.get("episode");
+  if (params.get("row")) await open({ row: params.get("row") }, null);
+  else if (asked && /^\d+$/.test(asked)) await open({ episode: asked }, at);
+  else if (asked?.includes(":")) await list.again(asked.slice(0, asked.lastIndexOf(":")), Number(asked.slice(asked.lastIndexOf(":") + 1)), at);
+  else {
+    const first = found.episodes.find((e) => e.whole) ?? found.episodes[0];
+    if (first) await open({ episode: first.episode });
+    else viewer.nothing(found.why ?? "There are no rows yet. They appear with the first checkpoint.");
+  }
 }
+
+// -- the list -----------------------------------------------------------------------------------------------------
+
+class List {
+  constructor(run, signal, choose) {
+    Object.assign(this, { run, signal, choose, kind: "stored", page: 0, marked: null, busy: false });
+    this.summary = el("summary", {}, "Choose an episode");
+    this.tabs = el("div", { class: "ep-kinds", role: "group", "aria-label": "Which episodes" });
+    this.body = el("div", { class: "ep-list" });
+    this.pager = el("div", { class: "row between ep-pager" });
+    this.node = el("details", { class: "card ep-pick" }, this.summary, this.tabs, this.body, this.pager);
+    const wide = () => (this.node.open = WIDE.matches);
+    wide();
+    WIDE.addEventListener("change", wide, { signal });
+  }
+
+  async load(checkpoint, page) {
+    this.checkpoint = checkpoint;
+    this.found = await get(`episodes/${this.run}`, { checkpoint, page, count: PAGE }, this.signal);
+    this.page = page;
+    this.show();
+    return this.found;
+  }
+
+  show() {
+    const { found } = this;
+    const scored = found.evaluated.reduce((sum, s) => sum + s.episodes, 0);
+    const tab = (kind, text, n) =>
+      el("button", { type: "button", "aria-pressed": String(this.kind === kind), onclick: () => ((this.kind = kind), this.show()) }, text, el("small", {}, n.toLocaleString("en")));
+    put(this.tabs, tab("stored", "Stored", found.total), tab("evaluated", "Evaluated", scored));
+    this.kind === "stored" ? this.stored() : this.evaluated();
+    this.mark(this.marked);
+  }
+
+  stored() {
+    const { episodes, total, why } = this.found;
+    const returns = episodes.map((e) => e.return);
+    const [low, high] = [Math.min(0, ...returns), Math.max(0, ...returns)];
+    put(
+      this.body,
+      episodes.length ? null : el("p", { class: "muted" }, why ?? "No rows are stored yet."),
+      episodes.map((e) => item(e.episode, `Episode ${(e.number + 1).toLocaleString("en")}`, e.return, e.whole ? `${e.length} steps` : `${e.length} steps, cut`, share(e.return, low, high), () => this.choose({ episode: e.episode }, 0))),
+    );
+    const pages = Math.max(1, Math.ceil(total / PAGE));
+    const go = (page) => this.load(this.checkpoint, page).catch((error) => notice(error.message, "error"));
+    put(
+      this.pager,
+      pages > 1 && [
+        el("button", { type: "button", class: "quiet", disabled: this.page === 0, onclick: () => go(this.page - 1) }, "Newer"),
+        el("span", { class: "muted num" }, `${this.page + 1} of ${pages}`),
+        el("button", { type: "button", class: "quiet", disabled: this.page >= pages - 1, onclick: () => go(this.page + 1) }, "Older"),
+      ],
+    );
+  }
+
+  evaluated() {
+    const { evaluated } = this.found;
+    put(this.pager);
+    put(
+      this.body,
+      evaluated.length ? el("p", { class: "muted ep-note" }, "These are played again from their seeds, by the checkpoint that was scored.") : el("p", { class: "muted" }, "This run has not been evaluated yet."),
+      evaluated.map((score, n) => {
+        const [low, high] = [Math.min(0, ...score.returns), Math.max(0, ...score.returns)];
+        const head = el("summary", {}, el("b", {}, `Step ${(score.checkpoint ?? 0).toLocaleString("en")}`), el("span", { class: "muted num" }, `mean ${figure(score.mean)} of ${score.episodes}`));
+        const rows = () =>
+          score.why
+            ? el("p", { class: "muted ep-note" }, `${score.why[0].toUpperCase()}${score.why.slice(1)}.`)
+            : score.returns.map((ret, i) => item(`${score.file}:${i}`, `Seed ${i + 1}`, ret, `${score.lengths[i]} steps`, share(ret, low, high), () => this.again(score.file, i, 0)));
+        return el("details", { class: "ep-score", open: n === 0 }, head, rows());
+      }),
+    );
+  }
+
+  mark(key) {
+    this.marked = key;
+    for (const node of this.body.querySelectorAll("button[data-key]")) node.setAttribute("aria-pressed", String(node.dataset.key === key));
+  }
+
+  /** Have an evaluated episode played once more, then open it. */
+  async again(file, index, at) {
+    if (this.busy) return;
+    this.busy = true;
+    const node = [...this.body.querySelectorAll("button[data-key]")].find((b) => b.dataset.key === `${file}:${index}`);
+    const told = node?.querySelector("small");
+    try {
+      for (;;) {
+        const now = await get(`evaluated/${this.run}`, { file, index }, this.signal);
+        if (now.done) {
+          if (told) told.textContent = `${now.steps} steps`;
+          for (const word of now.told) notice(`${word[0].toUpperCase()}${word.slice(1)}.`);
+          await this.choose({ episode: now.episode, checkpoint: now.checkpoint }, at);
+          return;
+        }
+        if (told) told.textContent = `playing, ${now.steps} steps`;
+      }
+    } catch (error) {
+      if (!this.signal.aborted) notice(error.message, "error");
+    } finally {
+      this.busy = false;
+    }
+  }
+}
+
+const share = (value, low, high) => (high > low ? [(Math.min(value, 0) - low) / (high - low), Math.abs(value) / (high - low)] : [0, 0]);
+
+function item(key, name, ret, words, [from, size], choose) {
+  const bar = el("i", { class: "ep-bar" }, el("i", { style: { left: `${from * 100}%`, width: `${Math.max(size * 100, 0.8)}%` } }));
+  return el("button", { type: "button", class: "ep-item", dataset: { key }, onclick: choose }, el("b", {}, name), el("output", {}, figure(ret)), el("small", {}, words), bar);
+}
+
+// -- one episode --------------------------------------------------------------------------------------------------
+
+class Viewer {
+  constructor(run, signal) {
+    Object.assign(this, { run, signal, at: 0, info: null, playing: false, opening: 0 });
+    this.real = el("canvas", { class: "pixels", role: "img", "aria-label": "The frame" });
+    this.seen = el("canvas", { class: "pixels", role: "img", "aria-label": "What the model makes of it" });
+    this.note = el("p", { class: "muted ep-reading" }, "Reading");
+    this.second = el("figure", {}, el("figcaption", {}, "The model's reconstruction"), el("div", { class: "ep-well" }, this.seen, this.note));
+    this.screens = el("div", { class: "ep-screens" }, el("figure", {}, el("figcaption", {}, "What was seen"), el("div", { class: "ep-well" }, this.real)), this.second);
+    this.slider = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Row of the episode", oninput: () => this.go(Number(this.slider.value)) });
+    const step = (by, name, text) => el("button", { type: "button", "aria-label": name, title: name, onclick: () => this.go(by === null ? 0 : this.at + by) }, text);
+    this.toggle = el("button", { type: "button", class: "ep-play", onclick: () => this.play(!this.playing) }, "Play");
+    this.fps = el("select", { "aria-label": "Frames a second" }, [4, 12, 25, 60].map((n) => el("option", { value: n, selected: n === 12 }, `${n} a second`)));
+    this.place = el("span", { class: "muted num ep-place" });
+    this.toPlay = el("a", { class: "button main" }, "Play on from here");
+    this.toInside = el("a", { class: "button" }, "Look inside");
+    const controls = el("div", { class: "row ep-controls" }, step(-1, "One back", "‹"), this.toggle, step(1, "One on", "›"), this.fps, this.place, el("span", { class: "ep-links row" }, this.toInside, this.toPlay));
+    this.facts = el("dl", { class: "facts ep-facts" });
+    this.charts = el("div", { class: "ep-charts" });
+    this.empty = el("section", { class: "card ep-empty", hidden: true });
+    this.card = el("section", { class: "card stack", "aria-label": "The episode" }, this.screens, this.slider, controls, this.facts);
+    this.node = el("div", { class: "stack ep-view" }, this.empty, this.card, this.charts);
+    addEventListener("keydown", (event) => this.press(event), { signal });
+    signal.addEventListener("abort", () => this.play(false));
+    this.plots = [];
+  }
+
+  nothing(text) {
+    this.card.hidden = this.charts.hidden = true;
+    this.empty.hidden = false;
+    put(this.empty, el("p", { class: "muted" }, text));
+  }
+
+  async open(what, at) {
+    this.play(false);
+    const mine = ++this.opening;
+    this.reads?.abort();
+    this.reads = new AbortController();
+    const { signal } = this.reads;
+    this.signal.addEventListener("abort", () => this.reads.abort(), { once: true });
+    let info;
+    try {
+      info = await get(`episode/${this.run}`, { episode: what.episode, row: what.row, checkpoint: what.checkpoint }, this.signal);
+    } catch (error) {
+      if (!this.signal.aborted && mine === this.opening) this.nothing(error.message);
+      return;
+    }
+    if (mine !== this.opening) return;
+    this.info = info;
+    this.checkpoint = what.checkpoint ?? null;
+    this.card.hidden = this.charts.hidden = false;
+    this.empty.hidden = true;
+    const { pictures, model, length } = info;
+    this.reel = pictures && new Reel({ run: this.run, episode: info.episode, checkpoint: this.checkpoint, length, size: pictures });
+    this.screens.hidden = !pictures;
+    if (pictures) for (const canvas of [this.real, this.seen]) ([canvas.width, canvas.height] = [pictures[1], pictures[0]]);
+    this.second.hidden = !model;
+    this.screens.classList.toggle("alone", !model);
+    this.slider.max = length - 1;
+    let sum = 0;
+    this.sums = info.rew.map((r) => (sum += r ?? 0));
+    this.series = {};
+    this.seenVector = [];
+    this.draw();
+    this.go(Math.min(at ?? info.at, length - 1));
+    if (model || info.judges) this.read(signal);
+  }
+
+  /** What the model says of every row, a stretch at a time; the charts grow. */
+  async read(signal) {
+    const { info } = this;
+    try {
+      for (let start = 0; start < info.length; start += CHUNK) {
+        const got = await get(`read/${this.run}`, { episode: info.episode, start, count: CHUNK, checkpoint: this.checkpoint }, signal);
+        if (signal.aborted) return;
+        for (const [key, values] of Object.entries(got.series)) this.series[key] = [...(this.series[key] ?? []), ...values];
+        if (got.vector) this.seenVector.push(...got.vector);
+        this.fill();
+        this.show();
+      }
+    } catch (error) {
+      if (!signal.aborted) this.note.textContent = error.message;
+    }
+  }
+
+  // ---- charts
+
+  draw() {
+    const { info } = this;
+    this.plots = [];
+    const plot = (title, words, make, height = 150) => {
+      const node = el("div");
+      const box = el("section", { class: "card" }, el("header", { class: "ep-chart" }, el("h2", {}, title), el("p", { class: "muted" }, words)), node);
+      const chart = new LineChart(node, { series: make(), xLabel: "step", height, empty: "Reading", legend: make().length > 1, onPick: (x) => this.go(Math.round(x)) });
+      this.plots.push({ chart, make });
+      return box;
+    };
+    const line = (name, y, colour) => ({ name, colour, x: y.map((_, i) => i), y });
+    const at = (key) => this.series[key] ?? [];
+    const boxes = [];
+    boxes.push(
+      plot("Reward", info.model ? "what came with each row, and what the model says of it" : "what came with each row", () => [line("came", info.rew, "--first"), ...(info.model ? [line("predicted", at("rew").map((v, i) => (i ? v : null)), "--second")] : [])]),
+    );
+    if (info.judges && info.agent) boxes.push(plot("Value", "what the critic expects still to come", () => [line("value", at("value"), "--third")]));
+    if (info.model) boxes.push(plot("Surprise", "what seeing told the model beyond what it expected, in nats", () => [line("KL", at("kl"), "--fourth")]));
+    this.optional = boxes.slice(1);
+    if (info.vector) {
+      const width = info.vector[0]?.length ?? 0;
+      const names = info.space.vector ?? [];
+      for (let d = 0; d < width; d++) {
+        const of = () => [line("seen", info.vector.map((row) => row[d]), "--first"), ...(info.model ? [line("reconstruction", this.seenVector.map((row) => row[d]), "--second")] : [])];
+        boxes.push(plot(names[d] ?? `Number ${d + 1}`, "", of, 120));
+      }
+    }
+    put(this.charts, boxes);
+  }
+
+  fill() {
+    for (const { chart, make } of this.plots) chart.update({ series: make() });
+    const done = (this.series.rew ?? this.series.value ?? []).length;
+    for (const [box, key] of [[this.optional.find((b) => b.querySelector("h2").textContent === "Value"), "value"], [this.optional.find((b) => b.querySelector("h2").textContent === "Surprise"), "kl"]])
+      if (box && done && !(this.series[key] ?? []).length) box.hidden = true; // this agent says nothing of it
+  }
+
+  // ---- moving
+
+  go(at) {
+    if (!this.info) return;
+    this.at = Math.max(0, Math.min(this.info.length - 1, at));
+    this.slider.value = this.at;
+    this.show();
+    clearTimeout(this.keep);
+    this.keep = setTimeout(() => {
+      if (this.signal.aborted) return;
+      const to = hash("episodes", this.run, { episode: this.info.episode, at: this.at || null, checkpoint: /^\d+$/.test(this.info.episode) ? this.checkpoint : null });
+      history.replaceState(history.state, "", to);
+    }, 300);
+  }
+
+  show() {
+    const { info, at, series } = this;
+    if (this.reel) {
+      this.reel.draw(this.real, "real", at);
+      this.reel.ahead("real", at);
+      if (info.model) {
+        const read = (series.rew ?? series.value ?? series.con ?? []).length;
+        const here = at < read && this.reel.draw(this.seen, "reconstruction", at);
+        this.note.hidden = here || at < read;
+        this.seen.classList.toggle("faint", !here && at >= read);
+      }
+    }
+    const last = at === info.length - 1;
+    const row = info.first === null ? null : info.first + at * (info.stride ?? 1);
+    const value = (key) => (key in series ? series[key][at] : undefined);
+    const facts = [
+      ["Action", last && info.is_last ? "the episode ends" : action(info.act[at], info.space)],
+      ["Reward", figure(info.rew[at])],
+      ["Return so far", figure(this.sums[at])],
+      info.model && ["Reward predicted", at ? figure(value("rew")) : "–"],
+      series.value && ["Value", figure(value("value"))],
+      series.con && ["Chance to go on", at ? percent(value("con")) : "–"],
+      series.kl && ["Surprise", value("kl") === undefined ? "–" : `${figure(value("kl"))} nats`],
+    ].filter(Boolean);
+    put(this.facts, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
+    this.place.textContent = `${at.toLocaleString("en")} of ${(info.length - 1).toLocaleString("en")}`;
+    this.slider.setAttribute("aria-valuetext", `step ${at} of ${info.length - 1}`);
+    for (const { chart } of this.plots) chart.update({ markers: [{ x: at }] });
+    this.toInside.setAttribute("href", hash("inside", this.run, row === null ? { episode: info.episode, at, checkpoint: this.checkpoint } : { row, checkpoint: this.checkpoint }));
+    this.toInside.hidden = !info.model;
+    this.toPlay.hidden = row === null || !info.model || (last && info.is_last);
+    if (row !== null) this.toPlay.setAttribute("href", hash("play", this.run, { row, checkpoint: this.checkpoint }));
+  }
+
+  play(on) {
+    this.playing = on;
+    this.toggle.textContent = on ? "Pause" : "Play";
+    this.toggle.setAttribute("aria-pressed", String(on));
+    if (!on) return;
+    if (this.at >= this.info.length - 1) this.go(0);
+    let due = performance.now();
+    const tick = (now) => {
+      if (!this.playing || this.signal.aborted) return;
+      if (now >= due) {
+        if (this.at >= this.info.length - 1) return this.play(false);
+        due = Math.max(due + 1000 / Number(this.fps.value), now - 100);
+        this.go(this.at + 1);
+      }
+      requestAnimationFrame(tick);
+    };
+    requestAnimationFrame(tick);
+  }
+
+  press(event) {
+    if (!this.info || event.ctrlKey || event.metaKey || event.altKey) return;
+    const on = event.target;
+    if (on.closest?.("input, select, textarea, .chart-plot")) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by) this.go(this.at + by * (event.shiftKey ? 10 : 1));
+    else if (event.key === "Home") this.go(0);
+    else if (event.key === "End") this.go(this.info.length - 1);
+    else if (event.key === " " && !on.closest?.("button, a, summary")) this.play(!this.playing);
+    else return;
+    event.preventDefault();
+  }
+}
+
+const percent = (share) => (share === undefined || share === null ? "–" : share > 0.9995 ? "100 %" : `${(share * 100).toFixed(1)} %`);
