@@ -32,8 +32,8 @@ def application(studio: Studio) -> FastAPI:
     for page in (runs,):
         app.include_router(page.router(studio), prefix="/api")
     shelf = Shelf(studio)
-    for looks in (episodes, inside):
-        app.include_router(looks.router(studio, shelf), prefix="/api")
+    for part in (episodes, inside):
+        app.include_router(part.router(studio, shelf), prefix="/api")
 
     @app.exception_handler(UserError)
     @app.exception_handler(RunError)

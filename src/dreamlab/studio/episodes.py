@@ -52,7 +52,9 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         count: int = Query(40, ge=1, le=200),
     ) -> dict[str, Any]:
         opened = await shelf.opened(name, checkpoint)
-        why, listed, total = None, [], 0
+        why: str | None = None
+        listed: list[dict[str, Any]] = []
+        total = 0
         try:
             rows = await shelf.rows(opened)
             listed, total = await asyncio.to_thread(_listed, rows, page, count)
@@ -87,7 +89,8 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         place = await shelf.place(name, checkpoint, episode, row, at)
         if kind == "real":
             return png((await asyncio.to_thread(_real, place, place.at, place.at + 1))[0])
-        return png((await _seen(studio, shelf, place))[0])
+        reading, here = await near(studio, shelf, place)
+        return png(reading.reconstruction(here, here + 1)[0])
 
     @routes.get("/strip/{name:path}")
     async def strip(
@@ -277,35 +280,34 @@ def _real(place: Place, start: int, stop: int) -> np.ndarray:
     return stretches.frames(place.stretch, place.opened.obs_space, start, stop)
 
 
-async def _seen(studio: Studio, shelf: Shelf, place: Place) -> np.ndarray:
-    """The reconstruction (1, h, w, 3) of one row, from the rows just before it."""
-    start = max(0, place.at - CONTEXT)
-    if start and isinstance(place.stretch, stretches.Stored):
-        whole = place.stretch
-        part = stretches.Stored(whole.experience, whole.stream, whole.start + start, whole.start + place.at + 1, False)
-        reading = Reading(place.opened, part)
-    else:
-        start, reading = 0, shelf.reading(place)
-    await read(studio, reading, place.at - start + 1)
-    return reading.reconstruction(place.at - start, place.at - start + 1)
+async def near(studio: Studio, shelf: Shelf, place: Place) -> tuple[Reading, int]:
+    """A reading that holds the row, and the row's time in it: the episode's own, unless the row lies far ahead in it.
+
+    Then the model sees the ``CONTEXT`` rows before it alone.
+    """
+    reading = shelf.reading(place)
+    if not isinstance(place.stretch, stretches.Stored) or place.at - reading.done < 2 * CONTEXT:
+        await read(studio, reading, place.at + 1)
+        return reading, place.at
+    part, at = shelf.reading(place._replace(stretch=place.stretch.part(place.at - CONTEXT, place.at + 1))), CONTEXT
+    await read(studio, part, at + 1)
+    return part, at
 
 
 async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperature: float) -> Response:
     """Real | dream | difference from a row on under the actions that were really chosen, until either ends."""
     from dreamlab.dream.env import DreamEnv
 
-    reading, stretch = shelf.reading(place), place.stretch
+    stretch = place.stretch
     steps = min(steps, len(stretch) - 1 - place.at)
     if steps < 1:
         raise UserError("this is the episode's last row: nothing follows that could be dreamt; choose an earlier one")
-    await read(studio, reading, place.at + 1)
+    reading, here = await near(studio, shelf, place)
     act = stretch.column("act", place.at, place.at + steps)
-    start = reading.latent(place.at)
+    start = reading.latent(here)
 
     def begin() -> tuple[DreamEnv, dict[str, np.ndarray]]:
-        dream = DreamEnv(
-            place.opened.model, start, place.opened.act_space, horizon=steps + 1, temperature=temperature
-        )
+        dream = DreamEnv(place.opened.model, start, place.opened.act_space, horizon=steps + 1, temperature=temperature)
         return dream, dream.reset(seed=place.at, options={"start": start})[0]
 
     dream, obs = await studio.compute(begin)

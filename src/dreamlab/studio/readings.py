@@ -96,7 +96,9 @@ class Reading:
             self.series.setdefault(name, []).extend(values.float().cpu().tolist())
         self.done = stop
         took = time.perf_counter() - began
-        self._size = int(np.clip(self._size * PIECE / max(took, 1e-4), max(1, self._size // 2), min(64, 2 * self._size)))
+        self._size = int(
+            np.clip(self._size * PIECE / max(took, 1e-4), max(1, self._size // 2), min(64, 2 * self._size))
+        )
 
     def _observe(self, start: int, stop: int) -> tuple[State, Mapping[str, torch.Tensor]]:
         """Latents (n, ...) of rows and what was seen there."""

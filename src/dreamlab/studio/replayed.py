@@ -145,9 +145,7 @@ class Again:
         self._state = self.policy.initial(n)
         self._device = getattr(getattr(self.opened, "compute", None), "device", torch.device("cpu"))
         self._first = torch.ones(n, dtype=torch.bool, device=self._device)
-        self._idle = np.zeros(
-            (self.count, *self._envs.single_action_space.shape), self._envs.single_action_space.dtype
-        )
+        self._idle = np.zeros((self.count, *self._envs.single_action_space.shape), self._envs.single_action_space.dtype)
         self._rew, self._flags = 0.0, {"is_first": True, "is_last": False, "is_terminal": False}
         with forked(self.seeds[0], "evaluate"):
             self._drawn = torch.get_rng_state()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.protocols import Experience
@@ -14,8 +15,9 @@ from dreamlab.studio.readings import Reading
 from dreamlab.studio.stretches import Held, Stretch, stored
 from dreamlab.studio.studio import OpenedRun, Studio
 
-TABLES, READINGS, REPLAYED = 4, 6, 6
-"""runs whose rows stay open; episodes that were read; episodes that were played again"""
+T = TypeVar("T")
+TABLES, READINGS, REPLAYED, KNOWN = 4, 6, 6, 8
+"""runs whose rows stay open; episodes that were read; that were played again; ranges and codebooks"""
 
 
 class Place(NamedTuple):
@@ -35,7 +37,7 @@ class Shelf:
         self.readings: OrderedDict[tuple[Path, int, str], Reading] = OrderedDict()
         self.replayed: OrderedDict[tuple[Path, str], Held] = OrderedDict()
         self.told: dict[tuple[Path, str], dict[str, Any]] = {}  # what was said of those
-        self.known: OrderedDict[tuple[Path, int, str], Any] = OrderedDict()  # ranges and codebooks
+        self.known: OrderedDict[tuple[Path, int, str], asyncio.Future[Any]] = OrderedDict()  # ranges, codebooks
 
     async def opened(self, name: str, checkpoint: int | None) -> OpenedRun:
         """A run by its name.
@@ -84,6 +86,20 @@ class Shelf:
         if key not in self.readings:
             self.readings[key] = Reading(place.opened, place.stretch)
         return _used(self.readings, key, READINGS)
+
+    async def once(self, opened: OpenedRun, what: str, make: Callable[[], Awaitable[T]]) -> T:
+        """What ``make`` finds of a run at a checkpoint, kept; whoever asks meanwhile waits for the same."""
+        key = (opened.folder, opened.step, what)
+        if key not in self.known:
+            self.known[key] = asyncio.ensure_future(make())
+        found = _used(self.known, key, KNOWN)
+        try:
+            return await asyncio.shield(found)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self.known.pop(key, None)
+            raise
 
     def hold(self, folder: Path, held: Held) -> None:
         """Keep an episode that was played again."""

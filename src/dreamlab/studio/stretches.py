@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 class Stretch(Protocol):
     """One episode, by times from 0 on."""
 
-    key: str
-    """tells it from the others of its run"""
+    @property
+    def key(self) -> str:
+        """Tells it from the others of its run."""
+        ...
 
     def __len__(self) -> int: ...
     def row(self, at: int) -> int | None:
@@ -73,10 +75,16 @@ class Stored:
     start: int
     stop: int
     whole: bool
+    partial: bool = False
+    """a part of an episode, not all of it that is held"""
 
     @property
     def key(self) -> str:
-        return str(self.row(0))
+        return f"{self.row(0)}-{self.row(len(self) - 1)}" if self.partial else str(self.row(0))
+
+    def part(self, start: int, stop: int) -> Stored:
+        """Some of its rows as a stretch of their own."""
+        return Stored(self.experience, self.stream, self.start + start, self.start + stop, False, True)
 
     def __len__(self) -> int:
         return self.stop - self.start
