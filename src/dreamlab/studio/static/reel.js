@@ -1,5 +1,6 @@
 // The frames of one episode: fetched many at a time as sheets, drawn one at a time without asking again.
 import { link } from "./api.js";
+import { figure } from "./dom.js";
 
 export const COLUMNS = 16;
 export const FRAMES = 128;
@@ -61,4 +62,10 @@ export function action(act, space) {
   });
   const some = told.filter(Boolean);
   return space.axes ? some.join(", ") || "nothing" : act.map((a) => a.toFixed(2)).join(", ");
+}
+
+/** A model's number: as figure tells it, but no more digits than mean something. */
+export function number(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  return Math.abs(value) < 1 ? String(Number(value.toFixed(3))).replace(/^-0$/, "0") : figure(Number(value.toPrecision(3)));
 }

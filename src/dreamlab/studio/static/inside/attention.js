@@ -15,7 +15,7 @@ export async function attention({ run, where, reel, grid, signal }) {
   const option = (value, text, selected) => el("option", { value, selected }, text);
   const layer = el("select", { onchange: show }, option("all", "all layers", false), [...Array(layers).keys()].map((l) => option(l, `layer ${l + 1}`, l === layers - 1)));
   const head = el("select", { onchange: show }, option("all", "all heads", true), [...Array(heads).keys()].map((h) => option(h, `head ${h + 1}`, false)));
-  const query = el("select", { onchange: ask }, option(tokens, "the action, from which reward, end and the next frame begin", true), [...Array(tokens - 1).keys()].map((k) => option(k, `token ${k + 1}, which foretells token ${k + 2}`, false)));
+  const query = el("select", { onchange: ask }, option(tokens, "the action: it foretells reward and end", true), [...Array(tokens - 1).keys()].map((k) => option(k, `token ${k + 1}: it foretells token ${k + 2}`, false)));
   const strip = el("div", { class: "in-context" });
   const said = el("p", { class: "muted" });
   async function ask() {

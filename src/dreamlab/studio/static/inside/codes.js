@@ -46,12 +46,12 @@ export function sliders(view, ranges, change) {
     return end ? Math.max(given + air, v) : Math.min(given - air, v);
   }));
   const parts = order.map((d) => {
-    const out = el("output", {}, figure(start[d]));
+    const out = el("output", {}, start[d].toFixed(2));
     const input = el("input", {
       type: "range", min: low[d], max: high[d], step: "any", value: start[d], "aria-label": `Number ${d + 1} of the code`,
       oninput: () => {
         now[d] = Number(input.value);
-        out.textContent = figure(Number(now[d].toPrecision(3)));
+        out.textContent = now[d].toFixed(2);
         node.classList.toggle("moved", Math.abs(now[d] - start[d]) > 1e-6);
         change([...now]);
       },
@@ -64,7 +64,7 @@ export function sliders(view, ranges, change) {
     now[d] = Math.max(low[d], Math.min(high[d], value));
     const part = parts.find((p) => p.d === d);
     part.input.value = now[d];
-    part.out.textContent = figure(Number(now[d].toPrecision(3)));
+    part.out.textContent = now[d].toFixed(2);
     part.node.classList.toggle("moved", Math.abs(now[d] - start[d]) > 1e-6);
     if (tell) change([...now]);
   }
@@ -109,7 +109,7 @@ export function classes(view, change) {
   const node = el(
     "div",
     { class: "stack" },
-    el("div", { class: "in-maps" }, column("Prior", "before the frame was seen", prior), post && column("Posterior", "once it was seen", post), kl && column("KL", `${figure(total)} nats in all`, kl)),
+    el("div", { class: "in-maps" }, column("Prior", "before it was seen", prior), post && column("Posterior", "once it was seen", post), kl && column("KL", `${figure(total)} nats in all`, kl)),
     el("div", { class: "row between" }, legend(), el("span", { class: "row" }, el("button", { type: "button", onclick: reset }, "Reset"), el("button", { type: "button", onclick: random }, "Classes at random"))),
   );
   if (kl) kl.height = () => prior.canvas.clientHeight || view.kl.length * 16;
@@ -120,12 +120,12 @@ export function classes(view, change) {
 export function normals(view, order) {
   const key = (colour, text) => el("span", { class: "in-key" }, el("i", { style: { background: `var(${colour})` } }), text);
   const drawing = bells("Prior and posterior of each number, two deviations wide", view, order);
-  const kl = view.kl && bars("KL of each number", order.map((d) => view.kl[d]), { high: () => 18 });
+  const kl = view.kl && bars("KL of each number", order.map((d) => view.kl[d]), { high: () => 20 });
   const total = view.kl?.reduce((a, b) => a + b, 0);
   return el(
     "div",
     { class: "stack" },
-    el("div", { class: "in-maps wide" }, el("div", { class: "in-map" }, el("h3", {}, "Mean and spread"), el("p", { class: "in-keys muted" }, key("--second", "prior"), key("--first", "posterior"), key("--ink", "drawn")), drawing.node), kl && el("div", { class: "in-map" }, el("h3", {}, "KL"), el("p", { class: "muted" }, `${figure(total)} nats in all`), kl.node)),
+    el("div", { class: "in-maps wide" }, el("div", { class: "in-map" }, el("h3", {}, "In deviations of the prior"), el("p", { class: "in-keys muted" }, key("--second", "prior"), key("--first", "posterior"), key("--ink", "drawn")), drawing.node), kl && el("div", { class: "in-map" }, el("h3", {}, "KL"), el("p", { class: "muted" }, `${figure(total)} nats in all`), kl.node)),
   );
 }
 

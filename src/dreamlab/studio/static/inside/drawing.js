@@ -134,36 +134,45 @@ export function bars(label, values, { high = () => 16, colour = "--fourth", most
   });
 }
 
-/** Gaussians, one a row: the prior's mean and spread above, the posterior's below, and the value that was drawn. */
+/** Gaussians, one a row, in deviations of the prior: its band, the posterior's mean and spread on it, and what was drawn. */
 export function bells(label, { prior, post, value }, order) {
-  const all = [prior, post ?? []].flat().flatMap(([m, s]) => [m - 2 * s, m + 2 * s]).concat(value);
-  const [low, high] = [Math.min(...all), Math.max(...all)];
-  const row = 18;
-  return new Drawing(label, order.length * row, (c, w, h, ink) => {
-    const x = (v) => 30 + ((v - low) / (high - low || 1)) * (w - 40);
-    if (low < 0 && high > 0) {
-      c.fillStyle = ink("--line");
-      c.fillRect(x(0), 0, 1, h);
-    }
+  const row = 20;
+  const of = (d, v) => (v - prior[d][0]) / prior[d][1];
+  const seen = order.flatMap((d) => [of(d, value[d]), ...(post ? [of(d, post[d][0] - 2 * post[d][1]), of(d, post[d][0] + 2 * post[d][1])] : [])]);
+  const far = Math.max(3, Math.min(12, Math.max(...seen.map(Math.abs))));
+  return new Drawing(label, order.length * row + 16, (c, w, h, ink) => {
+    const [left, right] = [30, 64];
+    const x = (v) => left + ((Math.max(-far, Math.min(far, v)) + far) / (2 * far)) * (w - left - right);
     c.textBaseline = "middle";
+    c.fillStyle = ink("--second");
+    c.globalAlpha = 0.16;
+    c.fillRect(x(-2), 0, x(2) - x(-2), order.length * row);
+    c.globalAlpha = 1;
+    c.fillRect(x(0) - 0.5, 0, 1, order.length * row);
     order.forEach((d, i) => {
       const y = i * row + row / 2;
       c.fillStyle = ink("--muted");
+      c.textAlign = "left";
       c.fillText(String(d + 1), 4, y);
-      const bar = ([m, s], at, colour) => {
-        c.fillStyle = ink(colour);
-        c.globalAlpha = 0.35;
-        c.fillRect(x(m - 2 * s), at - 2.5, Math.max(1, x(m + 2 * s) - x(m - 2 * s)), 5);
+      c.textAlign = "right";
+      c.fillText(`${prior[d][0].toFixed(2)} ± ${prior[d][1].toFixed(2)}`, w, y);
+      if (post) {
+        const [m, s] = post[d];
+        c.fillStyle = ink("--first");
+        c.globalAlpha = 0.45;
+        c.fillRect(x(of(d, m - 2 * s)), y - 4, Math.max(1, x(of(d, m + 2 * s)) - x(of(d, m - 2 * s))), 8);
         c.globalAlpha = 1;
-        c.fillRect(x(m) - 1, at - 3.5, 2, 7);
-      };
-      bar(prior[d], y - 3.5, "--second");
-      if (post) bar(post[d], y + 3.5, "--first");
+        c.fillRect(x(of(d, m)) - 1, y - 6, 2, 12);
+      }
       c.fillStyle = ink("--ink");
       c.beginPath();
-      c.arc(x(value[d]), y, 2.2, 0, 7);
+      c.arc(x(of(d, value[d])), y, 2.4, 0, 7);
       c.fill();
     });
+    c.fillStyle = ink("--muted");
+    c.textAlign = "center";
+    for (const v of [-2, 0, 2]) c.fillText(v ? `${v > 0 ? "+" : "−"}2` : "prior", x(v), h - 6);
+    c.textAlign = "left";
   });
 }
 

@@ -3,7 +3,7 @@ import { Refused, link } from "../api.js";
 import { LineChart } from "../chart.js";
 import { el, figure, put } from "../dom.js";
 import { paint, unpack } from "../pixels.js";
-import { COLUMNS, action } from "../reel.js";
+import { COLUMNS, action, number } from "../reel.js";
 import { mixture } from "./drawing.js";
 
 async function message(path, params, signal) {
@@ -20,8 +20,8 @@ export async function follows({ run, where, space, order, signal }) {
   const cards = head.actions.map((one, n) => {
     const canvas = planes[n] ? el("canvas", { class: "pixels" }) : null;
     if (canvas) paint(canvas, planes[n].bytes, planes[n].height, planes[n].width);
-    const words = [one.rew !== undefined && `reward ${figure(one.rew)}`, one.con !== undefined && `goes on ${Math.round(one.con * 100)} %`].filter(Boolean).join(" · ");
-    return el("button", { type: "button", class: "in-follow", onclick: () => choose(n) }, canvas, el("b", {}, action(one.act, space), one.taken && el("em", {}, " (done)")), el("small", {}, words), !canvas && one.vector && el("small", {}, one.vector.slice(0, 8).map((v, d) => `${names(d)} ${figure(Number(v.toPrecision(3)))}`).join(", ")));
+    const words = [one.rew !== undefined && `reward ${number(one.rew)}`, one.con !== undefined && `goes on ${Math.round(one.con * 100)} %`].filter(Boolean).join(" · ");
+    return el("button", { type: "button", class: "in-follow", onclick: () => choose(n) }, canvas, el("b", {}, action(one.act, space), one.taken && el("em", {}, " (done)")), el("small", {}, words), !canvas && one.vector && el("small", {}, one.vector.slice(0, 8).map((v, d) => `${names(d)} ${number(v)}`).join(", ")));
   });
   let drawing = null;
   function choose(n) {
@@ -33,7 +33,7 @@ export async function follows({ run, where, space, order, signal }) {
     put(detail, drawing.node);
   }
   choose(Math.max(0, head.actions.findIndex((a) => a.taken)));
-  return el("div", { class: "stack" }, el("div", { class: "in-follows" }, cards), detail);
+  return el("div", { class: "stack" }, el("div", { class: "in-follows" }, cards), drawing && detail);
 }
 
 /** The open-loop film from a row: real, dream and difference under one slider. */
@@ -59,7 +59,7 @@ export async function film({ run, where, temperature, signal, vectors }) {
     at = i;
     slider.value = i;
     for (const { kind, canvas } of screens) paint(canvas, cut(planes[kind], i), h, w);
-    said.textContent = i ? `step ${i} of ${head.frames - 1}: reward ${figure(head.real_rew[i])}, dreamt ${figure(Number(head.rew[i].toPrecision(3)))}` : "the frame it starts from";
+    said.textContent = i ? `step ${i} of ${head.frames - 1}: reward ${figure(head.real_rew[i])}, dreamt ${number(head.rew[i])}` : "the frame it starts from";
     for (const chart of plots) chart.update({ markers: [{ x: i }] });
   }
   function start() {
@@ -76,7 +76,7 @@ export async function film({ run, where, temperature, signal, vectors }) {
   const add = (title, series) => {
     const node = el("div");
     const box = el("section", {}, el("h3", {}, title), node);
-    plots.push(new LineChart(node, { series, height: 110, xLabel: "step", onPick: (x) => (stop(), show(Math.round(x))), legend: series.length > 1 }));
+    plots.push(new LineChart(node, { series, height: 110, xLabel: "step", onPick: (x) => (stop(), show(Math.round(x))), legend: true }));
     charts.append(box);
   };
   add(pictures ? "Squared error of the picture" : "Squared error", [{ name: "error", colour: "--fifth", x: steps, y: head.error }]);

@@ -3,7 +3,7 @@ import { hash } from "../app.js";
 import { get } from "../api.js";
 import { LineChart } from "../chart.js";
 import { el, figure, notice, put } from "../dom.js";
-import { Reel, action } from "../reel.js";
+import { Reel, action, number } from "../reel.js";
 
 const PAGE = 40;
 const CHUNK = 128;
@@ -79,7 +79,7 @@ class List {
     put(
       this.body,
       episodes.length ? null : el("p", { class: "muted" }, why ?? "No rows are stored yet."),
-      episodes.map((e) => item(e.episode, `Episode ${(e.number + 1).toLocaleString("en")}`, e.return, e.whole ? `${e.length} steps` : `${e.length} steps, cut`, share(e.return, low, high), () => this.choose({ episode: e.episode }, 0))),
+      episodes.map((e) => item(e.episode, `Episode ${(e.number + 1).toLocaleString("en")}`, e.return, e.whole ? `${e.length} steps` : `${e.length} steps, unfinished`, share(e.return, low, high), () => this.choose({ episode: e.episode }, 0))),
     );
     const pages = Math.max(1, Math.ceil(total / PAGE));
     const go = (page) => this.load(this.checkpoint, page).catch((error) => notice(error.message, "error"));
@@ -156,14 +156,14 @@ class Viewer {
     this.real = el("canvas", { class: "pixels", role: "img", "aria-label": "The frame" });
     this.seen = el("canvas", { class: "pixels", role: "img", "aria-label": "What the model makes of it" });
     this.note = el("p", { class: "muted ep-reading" }, "Reading");
-    this.second = el("figure", {}, el("figcaption", {}, "The model's reconstruction"), el("div", { class: "ep-well" }, this.seen, this.note));
+    this.second = el("figure", {}, el("figcaption", {}, "The model's picture"), el("div", { class: "ep-well" }, this.seen, this.note));
     this.screens = el("div", { class: "ep-screens" }, el("figure", {}, el("figcaption", {}, "What was seen"), el("div", { class: "ep-well" }, this.real)), this.second);
     this.slider = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Row of the episode", oninput: () => this.go(Number(this.slider.value)) });
     const step = (by, name, text) => el("button", { type: "button", "aria-label": name, title: name, onclick: () => this.go(by === null ? 0 : this.at + by) }, text);
     this.toggle = el("button", { type: "button", class: "ep-play", onclick: () => this.play(!this.playing) }, "Play");
     this.fps = el("select", { "aria-label": "Frames a second" }, [4, 12, 25, 60].map((n) => el("option", { value: n, selected: n === 12 }, `${n} a second`)));
     this.place = el("span", { class: "muted num ep-place" });
-    this.toPlay = el("a", { class: "button main" }, "Play on from here");
+    this.toPlay = el("a", { class: "button main" }, "Play from here");
     this.toInside = el("a", { class: "button" }, "Look inside");
     const controls = el("div", { class: "row ep-controls" }, step(-1, "One back", "‹"), this.toggle, step(1, "One on", "›"), this.fps, this.place, el("span", { class: "ep-links row" }, this.toInside, this.toPlay));
     this.facts = el("dl", { class: "facts ep-facts" });
@@ -307,10 +307,10 @@ class Viewer {
       ["Action", last && info.is_last ? "the episode ends" : action(info.act[at], info.space)],
       ["Reward", figure(info.rew[at])],
       ["Return so far", figure(this.sums[at])],
-      info.model && ["Reward predicted", at ? figure(value("rew")) : "–"],
-      series.value && ["Value", figure(value("value"))],
+      info.model && ["Reward predicted", at ? number(value("rew")) : "–"],
+      series.value && ["Value", number(value("value"))],
       series.con && ["Chance to go on", at ? percent(value("con")) : "–"],
-      series.kl && ["Surprise", value("kl") === undefined ? "–" : `${figure(value("kl"))} nats`],
+      series.kl && ["Surprise", value("kl") === undefined ? "–" : `${number(value("kl"))} nats`],
     ].filter(Boolean);
     put(this.facts, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
     this.place.textContent = `${at.toLocaleString("en")} of ${(info.length - 1).toLocaleString("en")}`;

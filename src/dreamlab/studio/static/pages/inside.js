@@ -7,7 +7,7 @@ import { attention } from "../inside/attention.js";
 import { Changed, classes, normals, sliders, tokens } from "../inside/codes.js";
 import { film, follows } from "../inside/dreams.js";
 import { mixture } from "../inside/drawing.js";
-import { Reel, action } from "../reel.js";
+import { Reel, action, number } from "../reel.js";
 
 const NEAR = 5;
 const CHUNK = 128;
@@ -51,7 +51,7 @@ class Page {
     this.links = el("span", { class: "row in-links" });
     this.real = el("canvas", { class: "pixels", role: "img", "aria-label": "The frame" });
     this.seen = el("canvas", { class: "pixels", role: "img", "aria-label": "The model's picture" });
-    this.caption = el("figcaption", {}, "What the model makes of it");
+    this.caption = el("figcaption", {}, "The model's picture");
     this.cover = el("div", { class: "ep-well" }, this.seen);
     this.facts = el("dl", { class: "facts in-facts" });
     this.numbers = el("div", { class: "scroll" });
@@ -104,6 +104,8 @@ class Page {
     }
     this.thumbs.forEach(({ button, canvas }, i) => {
       this.reel.draw(canvas, "real", shown[i]);
+      const near = Math.max(first, Math.min(at - 3, first + shown.length - 7)); // seven fit on a phone
+      button.classList.toggle("far", shown[i] < near || shown[i] > near + 6);
       button.dataset.at = shown[i];
       button.setAttribute("aria-label", `Step ${shown[i]}`);
       button.setAttribute("aria-current", String(shown[i] === at));
@@ -120,7 +122,7 @@ class Page {
     const stored = /^\d+$/.test(info.episode);
     history.replaceState(history.state, "", hash("inside", run, where));
     const row = info.first === null ? null : info.first + this.at * (info.stride ?? 1);
-    put(this.links, el("a", { class: "button", href: hash("episodes", run, where) }, "The whole episode"), stored && info.model && el("a", { class: "button", href: hash("play", run, { row, checkpoint }) }, "Play on from here"));
+    put(this.links, el("a", { class: "button", href: hash("episodes", run, where) }, "Whole episode"), stored && info.model && el("a", { class: "button", href: hash("play", run, { row, checkpoint }) }, "Play from here"));
     let found;
     try {
       found = await get(`inside/${run}`, where, this.signal);
@@ -141,20 +143,24 @@ class Page {
 
   async show(found, where, signal) {
     const { info } = this;
-    const changed = new Changed(this.run, where, this.seen, {
-      signal,
-      told: (head) => (this.said.textContent = head.error ?? (["rew", "con"].filter((k) => k in head && found.views[0].kind === "classes").map((k) => ({ rew: `reward ${figure(Number(head.rew?.toPrecision(3)))}`, con: `goes on ${Math.round(head.con * 100)} %` })[k]).join(", ") || "\u00a0")),
-      vector: (values) => this.vector(values),
-    });
     const code = found.views[0];
     const original = JSON.stringify(code.value);
+    const heads = ["classes", "normals"].includes(code.kind); // elsewhere the code does not decide these
+    const changed = new Changed(this.run, where, this.seen, {
+      signal,
+      told: (head) => {
+        const words = [head.rew !== undefined && `reward ${number(head.rew)}`, head.con !== undefined && `chance to go on ${Math.round(head.con * 100)} %`].filter(Boolean);
+        this.said.textContent = head.error ?? (heads && this.caption.classList.contains("moved") ? `With this code: ${words.join(", ")}` : "\u00a0");
+      },
+      vector: (values) => this.vector(values),
+    });
     const change = (value) => {
       const same = JSON.stringify(value) === original;
-      this.caption.textContent = same ? "What the model makes of it" : "The picture of the changed code";
+      this.caption.textContent = same ? "The model's picture" : "The changed code's";
       this.caption.classList.toggle("moved", !same);
       changed.ask(value);
     };
-    this.caption.textContent = "What the model makes of it";
+    this.caption.textContent = "The model's picture";
     this.caption.classList.remove("moved");
     changed.ask(code.value);
     this.tell(found);
@@ -173,7 +179,7 @@ class Page {
       if (view.kind === "classes") boxes.push(card("z, prior against posterior", "Each row is a variable with its classes. The prior is what the model expected, the posterior what it saw; outlined is what was drawn. Click a class to put it in the code.", classes(view, change)));
       if (view.kind === "normals") {
         const by = view.kl ? [...view.kl.keys()].sort((a, b) => view.kl[b] - view.kl[a]) : order;
-        boxes.push(card("z, prior against posterior", "Each row is a number of z: what the model expected above, what it saw below, two deviations to each side; the dot is what was drawn. Those that told most come first.", normals(view, by)));
+        boxes.push(card("z, prior against posterior", "Each row is a number of z, in deviations of what the model expected: the band is the prior, the bar what it saw, two deviations to each side; the dot was drawn. At the right the prior itself. Those that told most come first.", normals(view, by)));
         boxes.push(card("Change the code", "Move a number of z and see what it stands for; those that vary most come first.", sliders(view, this.ranges, change)));
       }
       if (view.kind === "tokens") {
@@ -223,10 +229,10 @@ class Page {
     const rows = [
       ["Then done", at === info.length - 1 && info.is_last ? "the episode ends" : action(info.act[at], info.space)],
       ["Reward", figure(info.rew[at])],
-      "rew" in said && ["Reward predicted", at ? figure(said.rew) : "–"],
+      "rew" in said && ["Reward predicted", at ? number(said.rew) : "–"],
       "con" in said && ["Chance to go on", at ? `${(100 * said.con).toFixed(1)} %` : "–"],
-      "value" in said && ["Value", figure(said.value)],
-      "kl" in said && ["Surprise", `${figure(said.kl)} nats`],
+      "value" in said && ["Value", number(said.value)],
+      "kl" in said && ["Surprise", `${number(said.kl)} nats`],
     ].filter(Boolean);
     put(this.facts, rows.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
     put(this.policy, found.policy && this.would(found.policy));
@@ -235,14 +241,15 @@ class Page {
   /** The policy: how likely each action is, or what would be done. */
   would(policy) {
     const { space } = this.info;
-    const bar = (name, share, text) => el("div", { class: "in-bar" }, el("span", {}, name), el("i", {}, el("i", { style: { width: `${100 * share}%` } })), el("output", {}, text));
+    const bar = (name, from, to, text) => el("div", { class: "in-bar" }, el("span", { title: name }, name), el("i", {}, el("i", { style: { left: `${100 * from}%`, width: `${100 * Math.max(0, to - from)}%` } })), el("output", {}, text));
     const rows =
       policy.kind === "choices"
-        ? policy.probs.flatMap((probs, g) => probs.map((p, i) => ({ p, name: policy.probs.length > 1 ? `${g + 1}: ${i}` : action(i, space) }))).sort((a, b) => b.p - a.p).slice(0, 6).map(({ p, name }) => bar(name, p, `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`))
+        ? policy.probs.flatMap((probs, g) => probs.map((p, i) => ({ p, name: policy.probs.length > 1 ? `${g + 1}: ${i}` : action(i, space) }))).sort((a, b) => b.p - a.p).slice(0, 6).map(({ p, name }) => bar(name, 0, p, `${(100 * p).toFixed(p < 0.1 && p > 0 ? 1 : 0)} %`))
         : policy.mean.map((m, i) => {
             const [low, high] = [space.low?.[i] ?? -1, space.high?.[i] ?? 1];
             const name = space.axes?.[i]?.[m >= 0 ? 1 : 0] || `number ${i + 1}`;
-            return bar(name, Math.max(0, Math.min(1, (m - low) / (high - low || 1))), `${m.toFixed(2)}${policy.std ? ` ± ${policy.std[i].toFixed(2)}` : ""}`);
+            const share = (v) => Math.max(0, Math.min(1, (v - low) / (high - low || 1)));
+            return bar(name, share(Math.min(0, m)), share(Math.max(0, m)), `${m.toFixed(2)}${policy.std ? ` ± ${policy.std[i].toFixed(2)}` : ""}`);
           });
     return el("div", {}, el("h3", {}, "What the agent would do"), rows);
   }
