@@ -15,13 +15,13 @@ async function message(path, params, signal) {
 /** What would follow each action: pictures side by side, and the mixture of the chosen one. */
 export async function follows({ run, where, space, order, signal }) {
   const { head, planes } = await message(`forecast/${run}`, where, signal);
-  const names = (d) => space.vector?.[d] ?? `number ${d + 1}`;
+  if (!("0" in planes)) return table(head.actions, space);
   const detail = el("div");
   const cards = head.actions.map((one, n) => {
     const canvas = planes[n] ? el("canvas", { class: "pixels" }) : null;
     if (canvas) paint(canvas, planes[n].bytes, planes[n].height, planes[n].width);
     const words = [one.rew !== undefined && `reward ${number(one.rew)}`, one.con !== undefined && `goes on ${Math.round(one.con * 100)} %`].filter(Boolean).join(" · ");
-    return el("button", { type: "button", class: "in-follow", onclick: () => choose(n) }, canvas, el("b", {}, action(one.act, space), one.taken && el("em", {}, " (done)")), el("small", {}, words), !canvas && one.vector && el("small", {}, one.vector.slice(0, 8).map((v, d) => `${names(d)} ${number(v)}`).join(", ")));
+    return el("button", { type: "button", class: "in-follow", onclick: () => choose(n) }, canvas, el("b", {}, action(one.act, space), one.taken && el("em", {}, " (done)")), el("small", {}, words));
   });
   let drawing = null;
   function choose(n) {
@@ -34,6 +34,22 @@ export async function follows({ run, where, space, order, signal }) {
   }
   choose(Math.max(0, head.actions.findIndex((a) => a.taken)));
   return el("div", { class: "stack" }, el("div", { class: "in-follows" }, cards), drawing && detail);
+}
+
+/** Without pictures: the numbers that would be seen, a column for each action. */
+function table(actions, space) {
+  const row = (name, of) => el("tr", {}, el("td", {}, name), actions.map((one) => el("td", {}, of(one))));
+  const vector = actions[0]?.vector ?? [];
+  return el(
+    "div",
+    { class: "scroll" },
+    el(
+      "table",
+      { class: "in-table" },
+      el("thead", {}, el("tr", {}, el("th", {}, ""), actions.map((one) => el("th", {}, action(one.act, space), one.taken && " (done)")))),
+      el("tbody", {}, actions[0]?.rew !== undefined && row("reward", (one) => number(one.rew)), actions[0]?.con !== undefined && row("goes on", (one) => `${Math.round(one.con * 100)} %`), vector.map((_, d) => row(space.vector?.[d] ?? `number ${d + 1}`, (one) => number(one.vector[d])))),
+    ),
+  );
 }
 
 /** The open-loop film from a row: real, dream and difference under one slider. */
@@ -86,7 +102,7 @@ export async function film({ run, where, temperature, signal, vectors }) {
   show(0);
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) start();
   else stop();
-  const names = { real: "What came", dream: "What was dreamt", difference: "Difference" };
+  const names = { real: "What came", dream: "Dreamt", difference: "Difference" };
   return el(
     "div",
     { class: "stack" },

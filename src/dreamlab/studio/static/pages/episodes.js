@@ -242,7 +242,7 @@ class Viewer {
     const plot = (title, words, make, height = 150) => {
       const node = el("div");
       const box = el("section", { class: "card" }, el("header", { class: "ep-chart" }, el("h2", {}, title), el("p", { class: "muted" }, words)), node);
-      const chart = new LineChart(node, { series: make(), xLabel: "step", height, empty: "Reading", legend: make().length > 1, onPick: (x) => this.go(Math.round(x)) });
+      const chart = new LineChart(node, { series: make(), xLabel: "step", height, empty: "Reading", legend: true, onPick: (x) => this.go(Math.round(x)) });
       this.plots.push({ chart, make });
       return box;
     };
@@ -252,25 +252,26 @@ class Viewer {
     boxes.push(
       plot("Reward", info.model ? "what came with each row, and what the model says of it" : "what came with each row", () => [line("came", info.rew, "--first"), ...(info.model ? [line("predicted", at("rew").map((v, i) => (i ? v : null)), "--second")] : [])]),
     );
-    if (info.judges && info.agent) boxes.push(plot("Value", "what the critic expects still to come", () => [line("value", at("value"), "--third")]));
-    if (info.model) boxes.push(plot("Surprise", "what seeing told the model beyond what it expected, in nats", () => [line("KL", at("kl"), "--fourth")]));
-    this.optional = boxes.slice(1);
     if (info.vector) {
       const width = info.vector[0]?.length ?? 0;
       const names = info.space.vector ?? [];
       for (let d = 0; d < width; d++) {
-        const of = () => [line("seen", info.vector.map((row) => row[d]), "--first"), ...(info.model ? [line("reconstruction", this.seenVector.map((row) => row[d]), "--second")] : [])];
+        const of = () => [line("seen", info.vector.map((row) => row[d]), "--first"), ...(info.model ? [line("the model's", this.seenVector.map((row) => row[d]), "--second")] : [])];
         boxes.push(plot(names[d] ?? `Number ${d + 1}`, "", of, 120));
       }
     }
+    this.said = [
+      ["value", plot("Value", "what the critic expects still to come", () => [line("value", at("value"), "--third")])],
+      ["kl", plot("Surprise", "what seeing told the model beyond what it expected", () => [line("KL, nats", at("kl"), "--fourth")])],
+    ];
+    for (const [, box] of this.said) box.hidden = true; // until it is known that this agent says it
+    boxes.push(this.said.map(([, box]) => box));
     put(this.charts, boxes);
   }
 
   fill() {
     for (const { chart, make } of this.plots) chart.update({ series: make() });
-    const done = (this.series.rew ?? this.series.value ?? []).length;
-    for (const [box, key] of [[this.optional.find((b) => b.querySelector("h2").textContent === "Value"), "value"], [this.optional.find((b) => b.querySelector("h2").textContent === "Surprise"), "kl"]])
-      if (box && done && !(this.series[key] ?? []).length) box.hidden = true; // this agent says nothing of it
+    for (const [key, box] of this.said) box.hidden = !(key in this.series);
   }
 
   // ---- moving

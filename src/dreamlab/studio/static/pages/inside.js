@@ -27,13 +27,14 @@ export async function mount(root, { run, params, signal }) {
   }
   const episode = await get(`episode/${run}`, asked, signal);
   if (signal.aborted) return;
+  if (!episode.model) return nothing(body, episode.unmodelled, hash("episodes", run, { episode: episode.episode, at: episode.at }));
   about.textContent = `${episode.agent} · ${episode.env} · checkpoint ${episode.checkpoint.toLocaleString("en")}`;
   const page = new Page(run, checkpoint, episode, body, signal);
   await page.go(episode.at);
 }
 
-function nothing(body, text) {
-  put(body, el("section", { class: "card in-none" }, el("h2", {}, "Nothing to look into"), el("p", { class: "muted" }, text), el("a", { class: "button", href: "#/" }, "All runs")));
+function nothing(body, text, episodes = null) {
+  put(body, el("section", { class: "card in-none" }, el("h2", {}, "Nothing to look into"), el("p", { class: "muted" }, text), el("a", { class: "button", href: episodes ?? "#/" }, episodes ? "Its episodes" : "All runs")));
 }
 
 function card(title, sentence, ...children) {
@@ -59,7 +60,8 @@ class Page {
     this.said = el("p", { class: "muted in-said", role: "status" }, "\u00a0");
     const step = (by, name, text) => el("button", { type: "button", "aria-label": name, title: name, onclick: () => this.go(this.at + by) }, text);
     const figures = pictures && el("div", { class: "in-pictures" }, el("figure", {}, el("figcaption", {}, "What was seen"), this.real), el("figure", {}, this.caption, this.cover));
-    this.left = el("section", { class: "card stack in-left", "aria-label": "The frame" }, figures, this.said, this.facts, this.numbers, this.policy);
+    const see = figures && el("section", { class: "card in-see", "aria-label": "The frame" }, figures, this.said);
+    this.left = el("div", { class: "in-left" }, see, el("section", { class: "card stack in-told", "aria-label": "What is said of the frame" }, !figures && this.said, this.facts, this.numbers, this.policy));
     this.views = el("div", { class: "stack in-views" });
     this.along = el("div", { class: "stack" });
     put(
@@ -132,8 +134,7 @@ class Page {
     }
     if (mine !== this.asking || this.signal.aborted) return;
     if (found.why) {
-      this.left.hidden = this.along.hidden = true;
-      return put(this.views, card("Nothing to look into", found.why), el("a", { class: "button", href: hash("episodes", run, where) }, "Its episodes can be looked at all the same"));
+      return nothing(this.body, found.why, hash("episodes", run, where));
     }
     this.looking?.abort();
     this.looking = new AbortController();
