@@ -140,8 +140,9 @@ class Again:
         finally:
             if before is not None:
                 agent.evaluation = before
-        self._obs, _ = self._envs.reset(options={"seeds": [int(s) for s in self.seeds]})
         n = len(self.seeds)
+        idle = [None] * (self.count - n)  # the last wave may not be full
+        self._obs, _ = self._envs.reset(options={"seeds": [*map(int, self.seeds), *idle]})
         self._state = self.policy.initial(n)
         self._device = getattr(getattr(self.opened, "compute", None), "device", torch.device("cpu"))
         self._first = torch.ones(n, dtype=torch.bool, device=self._device)
