@@ -38,6 +38,7 @@ from dreamlab.run.config import RunConfig
 from dreamlab.run.experience import Experience
 from dreamlab.run.replay import Replay
 from dreamlab.studio import episodes, inside, readings, replayed, runs, sheets, stretches
+from dreamlab.studio import shelf as shelves
 from dreamlab.studio.shelf import Shelf
 from dreamlab.studio.studio import Studio
 
@@ -225,6 +226,23 @@ def test_an_episode_is_read_piece_by_piece_as_in_one(name: str, opened: dict[str
             step = dynamics.cell.begin(torch.float32)
             h = step(*before, dynamics.cell.acts(act[t : t + 1], torch.ones(1, 1)))
             torch.testing.assert_close(h[0], latents.deter[t])
+
+
+def test_a_long_episode_is_read_in_blocks(
+    client: Any, opened: dict[str, Opened], table: Experience, monkeypatch: pytest.MonkeyPatch
+):
+    row = first_row(table, 3)
+    whole = picture(client.get("/api/strip/world-models", params={"episode": str(row), "kind": "reconstruction"}))
+    monkeypatch.setattr(shelves, "BLOCK", 4)
+    monkeypatch.setattr(shelves, "CONTEXT", 2)
+    asked = {"episode": str(row), "kind": "reconstruction", "start": 4, "count": 4}
+    assert np.array_equal(picture(client.get("/api/strip/world-models", params=asked)), whole[:, 64:])
+    stretch, _ = stretches.stored(table, row)
+    columns = {k: stretch.column(k, 0, 8) for k in ("image", "act", "rew", "is_first", "is_last", "is_terminal")}
+    held = stretches.Held("x", columns, table.act_space, COMPUTE.device)
+    for one, other in ((held, stretch), (held.part(3, 7), stretch.part(3, 7))):
+        for got, want in zip(one.batch(0, 4)[1:6], other.batch(0, 4)[1:6], strict=True):
+            assert torch.equal(got, want)
 
 
 def test_the_film_is_what_imagine_dreams(client: Any, opened: dict[str, Opened], table: Experience):

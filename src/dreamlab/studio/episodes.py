@@ -18,22 +18,20 @@ from collections import OrderedDict
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from gymnasium import spaces
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import is_image
 from dreamlab.studio import replayed, stretches
-from dreamlab.studio.readings import Reading, read
+from dreamlab.studio.readings import Left, go_on
 from dreamlab.studio.sheets import FRAMES, message, plain, png, sheet
-from dreamlab.studio.shelf import Place, Shelf
+from dreamlab.studio.shelf import BLOCK, Place, Shelf
 from dreamlab.studio.studio import OpenedRun, Studio
 
 Kind = Literal["real", "reconstruction"]
 STEPS = 48
 """of an open-loop film, at most"""
-CONTEXT = 64
-"""rows before a frame that the model sees, where a frame is asked for by its row alone"""
 PLAYING = 2
 """episodes that are played again at once"""
 VALUES = 32
@@ -79,6 +77,7 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
 
     @routes.get("/frame/{name:path}")
     async def frame(
+        request: Request,
         name: str,
         row: int | None = None,
         kind: Kind = "real",
@@ -89,11 +88,12 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         place = await shelf.place(name, checkpoint, episode, row, at)
         if kind == "real":
             return png((await asyncio.to_thread(_real, place, place.at, place.at + 1))[0])
-        reading, here = await near(studio, shelf, place)
+        reading, here = await shelf.read(place, left=request.is_disconnected)
         return png(reading.reconstruction(here, here + 1)[0])
 
     @routes.get("/strip/{name:path}")
     async def strip(
+        request: Request,
         name: str,
         episode: str,
         start: int = Query(0, ge=0),
@@ -105,12 +105,12 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         stop = min(start + count, len(place.stretch))
         if kind == "real":
             return png(sheet(await asyncio.to_thread(_real, place, start, stop)), keep=True)
-        reading = shelf.reading(place)
-        await read(studio, reading, stop)
-        return png(await asyncio.to_thread(lambda: sheet(reading.reconstruction(start, stop))), keep=True)
+        reading, at = await shelf.read(place, stop, request.is_disconnected)
+        return png(await asyncio.to_thread(lambda: sheet(reading.reconstruction(at, at + stop - start))), keep=True)
 
     @routes.get("/read/{name:path}")
     async def reads(
+        request: Request,
         name: str,
         episode: str,
         start: int = Query(0, ge=0),
@@ -118,14 +118,16 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         checkpoint: int | None = None,
     ) -> dict[str, Any]:
         place = await shelf.place(name, checkpoint, episode, None, start)
-        reading, stop = shelf.reading(place), min(start + count, len(place.stretch))
-        await read(studio, reading, stop)
-        series = {key: plain(np.array(values[start:stop])) for key, values in reading.series.items()}
-        vector = reading.vector(start, stop)
+        stop = min(start + count, len(place.stretch), (start // BLOCK + 1) * BLOCK)
+        reading, at = await shelf.read(place, stop, request.is_disconnected)
+        end = at + stop - start
+        series = {key: plain(np.array(values[at:end])) for key, values in reading.series.items()}
+        vector = reading.vector(at, end)
         return {"start": start, "stop": stop, "series": series, "vector": None if vector is None else plain(vector)}
 
     @routes.get("/film/{name:path}")
     async def film(
+        request: Request,
         name: str,
         episode: str | None = None,
         row: int | None = None,
@@ -135,7 +137,7 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         checkpoint: int | None = None,
     ) -> Response:
         place = await shelf.place(name, checkpoint, episode, row, at)
-        return await _film(studio, shelf, place, steps, temperature)
+        return await _film(studio, shelf, place, steps, temperature, request.is_disconnected)
 
     @routes.get("/evaluated/{name:path}")
     async def evaluated(name: str, file: str, index: int = Query(ge=0)) -> dict[str, Any]:
@@ -280,21 +282,7 @@ def _real(place: Place, start: int, stop: int) -> np.ndarray:
     return stretches.frames(place.stretch, place.opened.obs_space, start, stop)
 
 
-async def near(studio: Studio, shelf: Shelf, place: Place) -> tuple[Reading, int]:
-    """A reading that holds the row, and the row's time in it: the episode's own, unless the row lies far ahead in it.
-
-    Then the model sees the ``CONTEXT`` rows before it alone.
-    """
-    reading = shelf.reading(place)
-    if not isinstance(place.stretch, stretches.Stored) or place.at - reading.done < 2 * CONTEXT:
-        await read(studio, reading, place.at + 1)
-        return reading, place.at
-    part, at = shelf.reading(place._replace(stretch=place.stretch.part(place.at - CONTEXT, place.at + 1))), CONTEXT
-    await read(studio, part, at + 1)
-    return part, at
-
-
-async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperature: float) -> Response:
+async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperature: float, left: Left) -> Response:
     """Real | dream | difference from a row on under the actions that were really chosen, until either ends."""
     from dreamlab.dream.env import DreamEnv
 
@@ -302,7 +290,7 @@ async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperat
     steps = min(steps, len(stretch) - 1 - place.at)
     if steps < 1:
         raise UserError("this is the episode's last row: nothing follows that could be dreamt; choose an earlier one")
-    reading, here = await near(studio, shelf, place)
+    reading, here = await shelf.read(place, left=left)
     act = stretch.column("act", place.at, place.at + steps)
     start = reading.latent(here)
 
@@ -313,6 +301,7 @@ async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperat
     dream, obs = await studio.compute(begin)
     seen, rew, over = [obs], [0.0], False
     for k in range(steps):
+        await go_on(left)
         obs, r, terminated, _, _ = await studio.compute(dream.step, act[k : k + 1])
         seen.append(obs)
         rew.append(float(r[0]))

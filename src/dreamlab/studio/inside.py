@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from gymnasium import spaces
 from pydantic import BaseModel, Field
 
@@ -31,8 +31,8 @@ from dreamlab.core.protocols import State
 from dreamlab.core.sampling import EpisodeWindows
 from dreamlab.core.seeds import forked
 from dreamlab.dream.env import pixels
-from dreamlab.studio.episodes import VALUES, about, near
-from dreamlab.studio.readings import Reading, kl_by_group
+from dreamlab.studio.episodes import VALUES, about
+from dreamlab.studio.readings import Reading, go_on, kl_by_group
 from dreamlab.studio.sheets import message, plain, png, sheet
 from dreamlab.studio.shelf import Place, Shelf
 from dreamlab.studio.studio import OpenedRun, Studio
@@ -65,10 +65,11 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
     ) -> tuple[Place, Reading, int]:
         place = await shelf.place(name, checkpoint, episode, row, at)
         offered(place.opened)
-        return place, *await near(studio, shelf, place)
+        return place, *await shelf.read(place)
 
     @routes.get("/inside/{name:path}")
     async def inside(
+        request: Request,
         name: str,
         episode: str | None = None,
         row: int | None = None,
@@ -80,7 +81,7 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         why = nothing(place.opened)
         if why is not None:
             return {**here, "views": [], "why": why}
-        reading, at = await near(studio, shelf, place)
+        reading, at = await shelf.read(place, left=request.is_disconnected)
         return {**here, **await studio.compute(_views, place, reading, at)}
 
     @routes.post("/inside/{name:path}")
@@ -102,6 +103,7 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
 
     @routes.get("/forecast/{name:path}")
     async def forecast(
+        request: Request,
         name: str,
         episode: str | None = None,
         row: int | None = None,
@@ -113,6 +115,7 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         taken = place.stretch.column("act", place.at, place.at + 1)[0]
         told, planes = [], {}
         for n, act in enumerate(candidates(place.opened.act_space, taken)):
+            await go_on(request.is_disconnected)
             one, picture = await studio.compute(_follows, place.opened, latent, act, place.at)
             told.append({**one, "act": plain(act), "taken": bool(np.allclose(act, taken, atol=1e-3))})
             if picture is not None:

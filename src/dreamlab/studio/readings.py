@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from fastapi import HTTPException
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.imagination import tree_map
@@ -34,6 +35,21 @@ if TYPE_CHECKING:
 PIECE = 0.03
 """seconds that a piece is to take"""
 WARM = 48
+
+
+Left = Callable[[], Awaitable[bool]]
+"""whether the client that asked is gone, as ``Request.is_disconnected``"""
+
+
+async def stays() -> bool:
+    """Nobody leaves."""
+    return False
+
+
+async def go_on(left: Left) -> None:
+    """Give up where whoever asked has left: others wait for the models."""
+    if await left():
+        raise HTTPException(499, "the client has left")
 
 
 class Reading:
@@ -66,7 +82,7 @@ class Reading:
         Raises:
             UserError: the model draws none.
         """
-        if not self.pictures:
+        if self.key is None or not self.pictures:
             raise UserError("this model predicts no pictures")
         if len(self.pictures) > 1:
             self.pictures = [np.concatenate(self.pictures)]
@@ -152,8 +168,8 @@ def kl_by_group(view: Classes | Normals) -> torch.Tensor:
     return (s2 / s1).log() + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5
 
 
-async def read(studio: Studio, reading: Reading, upto: int) -> None:
-    """Have the first ``upto`` rows read, piece by piece."""
+async def read(studio: Studio, reading: Reading, upto: int, left: Left = stays) -> None:
+    """Have the first ``upto`` rows read, piece by piece, unless whoever asked has ``left``."""
     upto = min(upto, len(reading.stretch))
 
     def piece() -> None:
@@ -161,6 +177,7 @@ async def read(studio: Studio, reading: Reading, upto: int) -> None:
             reading.on()
 
     while reading.done < upto:
+        await go_on(left)
         await studio.compute(piece)
 
 

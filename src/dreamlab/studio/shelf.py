@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 from dreamlab.core.errors import UserError
 from dreamlab.core.protocols import Experience
 from dreamlab.studio import runs
-from dreamlab.studio.readings import Reading
+from dreamlab.studio.readings import Left, Reading, read, stays
 from dreamlab.studio.stretches import Held, Stretch, stored
 from dreamlab.studio.studio import OpenedRun, Studio
 
 T = TypeVar("T")
+CONTEXT, BLOCK = 64, 4096
+"""rows before one that the model sees where it does not see all; rows of an episode that are read as one"""
 TABLES, READINGS, REPLAYED, KNOWN = 4, 6, 6, 8
 """runs whose rows stay open; episodes that were read; that were played again; ranges and codebooks"""
 
@@ -76,15 +78,30 @@ class Shelf:
         stretch, found = stored(await self.rows(opened), row)
         return Place(opened, stretch, _within(found if at is None else at, stretch))
 
-    def reading(self, place: Place) -> Reading:
-        """What the model makes of the episode; begun if need be.
+    async def read(self, place: Place, stop: int | None = None, left: Left = stays) -> tuple[Reading, int]:
+        """A reading that holds the row ``place.at``, up to before ``stop`` if told, and the row's time in it.
+
+        It is of the whole episode, but an episode of more than ``BLOCK`` rows is read in blocks, and for a single row
+        that lies far ahead of what has been read the model sees but some ``CONTEXT`` rows before it.
 
         Raises:
             UserError: there is no world model.
         """
-        key = (place.opened.folder, place.opened.step, place.stretch.key)
+        whole, at = place.stretch, place.at
+        begin, end = max(0, at // BLOCK * BLOCK - CONTEXT), min(len(whole), (at // BLOCK + 1) * BLOCK)
+        found = self._reading(place, begin, end)
+        if stop is None and at - begin - found.done > 2 * CONTEXT:
+            begin = (at // CONTEXT - 1) * CONTEXT  # the same for rows nearby: walking on reads on
+            found = self._reading(place, begin, end)
+        await read(self.studio, found, (at + 1 if stop is None else stop) - begin, left)
+        return found, at - begin
+
+    def _reading(self, place: Place, start: int, stop: int) -> Reading:
+        whole = place.stretch
+        stretch = whole if (start, stop) == (0, len(whole)) else whole.part(start, stop)
+        key = (place.opened.folder, place.opened.step, stretch.key)
         if key not in self.readings:
-            self.readings[key] = Reading(place.opened, place.stretch)
+            self.readings[key] = Reading(place.opened, stretch)
         return _used(self.readings, key, READINGS)
 
     async def once(self, opened: OpenedRun, what: str, make: Callable[[], Awaitable[T]]) -> T:

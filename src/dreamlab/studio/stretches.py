@@ -47,6 +47,10 @@ class Stretch(Protocol):
         """The same rows for the model, (1, n, ...)."""
         ...
 
+    def part(self, start: int, stop: int) -> Stretch:
+        """Some of its rows as a stretch of their own."""
+        ...
+
 
 def picture_key(space: spaces.Dict) -> str | None:
     """Which observation is shown as a picture: ``image``, or the first image there is."""
@@ -83,7 +87,6 @@ class Stored:
         return f"{self.row(0)}-{self.row(len(self) - 1)}" if self.partial else str(self.row(0))
 
     def part(self, start: int, stop: int) -> Stored:
-        """Some of its rows as a stretch of their own."""
         return Stored(self.experience, self.stream, self.start + start, self.start + stop, False, True)
 
     def __len__(self) -> int:
@@ -141,6 +144,10 @@ class Held:
 
     def column(self, name: str, start: int, stop: int) -> np.ndarray:
         return self.columns[name][start:stop]
+
+    def part(self, start: int, stop: int) -> Held:
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        return Held(f"{self.key}-{start}-{stop}", columns, self.act_space, self.device)
 
     def batch(self, start: int, stop: int) -> Batch:
         import torch

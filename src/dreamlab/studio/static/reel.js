@@ -26,7 +26,7 @@ export class Reel {
         this.onready?.(kind, n);
       };
       image.onerror = () => (found.failed = true);
-      image.src = link(`strip/${this.run}`, { episode: this.episode, start: n * FRAMES, count: FRAMES, kind, checkpoint: this.checkpoint });
+      image.src = link(`strip/${this.run}`, { episode: this.episode, start: n * FRAMES, count: FRAMES, kind, checkpoint: this.checkpoint, v: this.version });
     }
     return this.sheets[key];
   }

@@ -202,7 +202,7 @@ class Viewer {
     this.card.hidden = this.charts.hidden = false;
     this.empty.hidden = true;
     const { pictures, model, length } = info;
-    this.reel = pictures && new Reel({ run: this.run, episode: info.episode, checkpoint: this.checkpoint, length, size: pictures });
+    this.reel = pictures && new Reel({ run: this.run, episode: info.episode, checkpoint: this.checkpoint, length, size: pictures, version: info.checkpoint });
     this.screens.hidden = !pictures;
     if (pictures) for (const canvas of [this.real, this.seen]) ([canvas.width, canvas.height] = [pictures[1], pictures[0]]);
     this.second.hidden = !model;

@@ -45,7 +45,7 @@ class Page {
   constructor(run, checkpoint, episode, body, signal) {
     Object.assign(this, { run, checkpoint, info: episode, body, signal, at: episode.at, asking: 0, series: {} });
     const { pictures, length } = episode;
-    this.reel = pictures && new Reel({ run, episode: episode.episode, checkpoint, length, size: pictures });
+    this.reel = pictures && new Reel({ run, episode: episode.episode, checkpoint, length, size: pictures, version: episode.checkpoint });
     this.walk = el("div", { class: "in-walk", role: "group", "aria-label": "Frames of the episode" });
     this.slider = el("input", { type: "range", min: 0, max: length - 1, value: this.at, "aria-label": "Step of the episode", oninput: () => this.later(Number(this.slider.value)) });
     this.place = el("span", { class: "num" });
