@@ -29,7 +29,7 @@ from dreamlab.studio.stretches import Held
 if TYPE_CHECKING:
     from dreamlab.studio.studio import OpenedRun
 
-SIDE_BY_SIDE = 8
+SIDE_BY_SIDE = 16
 PIECE = 0.03
 """seconds of a piece"""
 BYTES = 256 << 20
