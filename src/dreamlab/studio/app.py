@@ -12,8 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from dreamlab.core.errors import RunError, UserError
-from dreamlab.studio import episodes, guard, inside, runs
-from dreamlab.studio.shelf import Shelf
+from dreamlab.studio import guard, looking, runs
 from dreamlab.studio.studio import Studio
 
 STATIC = Path(str(files("dreamlab.studio") / "static"))
@@ -29,11 +28,8 @@ def application(studio: Studio) -> FastAPI:
 
     app = FastAPI(title="dreamlab studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(guard.Guard, token=studio.token)
-    for page in (runs,):
+    for page in (runs, looking):
         app.include_router(page.router(studio), prefix="/api")
-    shelf = Shelf(studio)
-    for part in (episodes, inside):
-        app.include_router(part.router(studio, shelf), prefix="/api")
 
     @app.exception_handler(UserError)
     @app.exception_handler(RunError)
