@@ -421,6 +421,11 @@ def test_ranges_and_forecasts(client: Any, opened: dict[str, Opened], table: Exp
     tokens = opened["iris"].model.tokenizer.tokens
     assert sum(counts["counts"]) == counts["rows"] * tokens
     assert picture(client.get("/api/patches/iris")).shape == (4, 64, 3), "sixteen codes, a quarter of a frame each"
+    frames, codes = np.zeros((1, 4, 4, 3), np.uint8), np.array([[1, 0, 1, 2]])
+    frames[0, :2, :2], frames[0, 2:, :2], frames[0, :2, 2:] = 10, 30, 200
+    found = inside._patches(frames, codes, (2, 2), np.array([1, 2, 1, 0]))
+    assert found.shape == (4, 2, 2, 3)
+    assert [int(patch.max()) for patch in found] == [200, 20, 0, 0], "the mean of where each stands"
     row = first_row(table) + 2
     head, planes = unpacked(client.get("/api/forecast/world-models", params={"row": row}))
     assert [one["act"] for one in head["actions"]] == [0, 1, 2]

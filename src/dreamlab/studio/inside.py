@@ -35,6 +35,7 @@ from dreamlab.studio.episodes import VALUES, about
 from dreamlab.studio.readings import Reading, go_on, kl_by_group
 from dreamlab.studio.sheets import message, plain, png, sheet
 from dreamlab.studio.shelf import Place, Shelf
+from dreamlab.studio.stretches import picture_key
 from dreamlab.studio.studio import OpenedRun, Studio
 
 WINDOWS, LENGTH, TOGETHER = 64, 8, 8
@@ -43,8 +44,6 @@ FARTHEST = 1e4
 """numbers of a code beyond this are refused"""
 AXES = 4
 """axes of a continuous action whose ends are tried"""
-DECODED = 8
-"""pictures in one piece"""
 
 
 class Changed(BaseModel):
@@ -93,13 +92,16 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
     async def ranges(name: str, checkpoint: int | None = None) -> dict[str, Any]:
         opened = await shelf.opened(name, checkpoint)
         offered(opened)
-        return await _ranges(studio, shelf, opened)
+        return (await _ranges(studio, shelf, opened))[0]
 
     @routes.get("/patches/{name:path}")
     async def patches(name: str, checkpoint: int | None = None) -> Response:
         opened = await shelf.opened(name, checkpoint)
         offered(opened)
-        return png(await _patches(studio, shelf, opened), keep=True)
+        patches = (await _ranges(studio, shelf, opened))[1]
+        if patches is None:
+            raise UserError("this model has no codebook of pictures")
+        return png(sheet(patches), keep=True)
 
     @routes.get("/forecast/{name:path}")
     async def forecast(
@@ -255,80 +257,57 @@ def pictured(said: Any) -> np.ndarray | None:
 # ---- over the data
 
 
-async def _ranges(studio: Studio, shelf: Shelf, opened: OpenedRun) -> dict[str, Any]:
-    """``low``, ``high``, ``mean`` and ``std`` of the code's numbers and their ``order``, or ``counts`` of tokens."""
+async def _ranges(studio: Studio, shelf: Shelf, opened: OpenedRun) -> tuple[dict[str, Any], np.ndarray | None]:
+    """``low``, ``high``, ``mean`` and ``std`` of the code's numbers and their ``order``, or ``counts`` of tokens.
+
+    Of tokens beside it the patches (V, h, w, 3) of the frames where they stand, on average; black for unused ones.
+    """
     return await shelf.once(opened, "ranges", lambda: _measured(studio, shelf, opened))
 
 
-async def _measured(studio: Studio, shelf: Shelf, opened: OpenedRun) -> dict[str, Any]:
+async def _measured(studio: Studio, shelf: Shelf, opened: OpenedRun) -> tuple[dict[str, Any], np.ndarray | None]:
     model: Any = opened.model
     experience = await shelf.rows(opened)
     if experience.index.stop <= experience.index.start:
         raise UserError("this run holds no rows from which ranges could be taken")
     rows = EpisodeWindows(0)(experience.index, WINDOWS, LENGTH)
-    values, most = [], 0
+    key = picture_key(opened.obs_space)
 
-    def piece(start: int) -> Any:
+    def piece(start: int) -> tuple[Any, np.ndarray | None]:
         batch = experience.gather(rows[start : start + TOGETHER])
         with torch.no_grad(), forked(start, "studio", "ranges"):
             latents = model.observe(batch)
-            flat = tree_map(lambda x: x.flatten(0, 1)[batch.mask.flatten()], latents)
-            return next(iter(model.inside(flat).values()))
+            view = next(iter(model.inside(tree_map(lambda x: x.flatten(0, 1)[batch.mask.flatten()], latents)).values()))
+        if not isinstance(view, Tokens) or key is None:
+            return view, None
+        return view, to_rgb(batch.obs[key].flatten(0, 1)[batch.mask.flatten()].cpu().numpy())
 
-    for start in range(0, len(rows), TOGETHER):
-        view = await studio.compute(piece, start)
-        values.append(view.value)
-        most = view.vocabulary if isinstance(view, Tokens) else 0
-    code = torch.cat(values)
-    if most:
-        counts = torch.bincount(code.flatten(), minlength=most)
-        return {"counts": counts.tolist(), "rows": len(code)}
+    found = [await studio.compute(piece, start) for start in range(0, len(rows), TOGETHER)]
+    views = [view for view, _ in found]
+    code = torch.cat([view.value for view in views])
+    if isinstance(views[0], Tokens):
+        counts = torch.bincount(code.flatten(), minlength=views[0].vocabulary).cpu().numpy()
+        seen = [picture for _, picture in found if picture is not None]
+        patches = _patches(np.concatenate(seen), code.cpu().numpy(), views[0].grid, counts) if seen else None
+        return {"counts": counts.tolist(), "rows": len(code)}, patches
     if not code.is_floating_point():
-        return {"rows": len(code)}
+        return {"rows": len(code)}, None
     low, high = code.amin(0), code.amax(0)
     return {
         "rows": len(code), "low": plain(low), "high": plain(high), "mean": plain(code.mean(0)),
         "std": plain(code.std(0)), "order": code.var(0).argsort(descending=True).tolist(),
-    }  # fmt: skip
+    }, None  # fmt: skip
 
 
-async def _patches(studio: Studio, shelf: Shelf, opened: OpenedRun) -> np.ndarray:
-    """A sheet of what each used token looks like: the middle of a picture of that token alone."""
-    return await shelf.once(opened, "patches", lambda: _drawn(studio, shelf, opened))
-
-
-async def _drawn(studio: Studio, shelf: Shelf, opened: OpenedRun) -> np.ndarray:
-    counts = (await _ranges(studio, shelf, opened)).get("counts")
-    if counts is None:
-        raise UserError("this model has no codebook")
-    model: Any = opened.model
-    experience = await shelf.rows(opened)
-    row = experience.index.start * experience.index.streams
-
-    def begin() -> tuple[State, Tokens]:
-        with torch.no_grad():
-            latent = tree_map(lambda x: x[:, 0], model.observe(experience.gather(np.array([[row]]))))
-            return latent, next(iter(model.inside(latent).values()))
-
-    latent, view = await studio.compute(begin)
-    rows, columns = view.grid
-
-    def piece(tokens: list[int]) -> np.ndarray:
-        many = tree_map(lambda x: x.expand(len(tokens), *x.shape[1:]), latent)
-        code = torch.tensor(tokens)[:, None].expand(-1, rows * columns)
-        with torch.no_grad():
-            picture = pictured(model.predict(model.with_code(many, code)))
-        assert picture is not None
-        h, w = picture.shape[1] // rows, picture.shape[2] // columns
-        y, x = rows // 2 * h, columns // 2 * w
-        return picture[:, y : y + h, x : x + w]
-
-    used = [token for token, n in enumerate(counts) if n] or [0]
-    found = [await studio.compute(piece, used[i : i + DECODED]) for i in range(0, len(used), DECODED)]
-    cells = np.concatenate(found)
-    whole = np.zeros((len(counts), *cells.shape[1:]), np.uint8)
-    whole[used] = cells
-    return sheet(whole)
+def _patches(frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], counts: np.ndarray) -> np.ndarray:
+    """What frames (N, h, w, 3) show on average where each token (N, K) stands: (V, h / rows, w / columns, 3)."""
+    n, h, w, _ = frames.shape
+    rows, columns = grid
+    size = (h // rows, w // columns)
+    cells = frames.reshape(n, rows, size[0], columns, size[1], 3).swapaxes(2, 3).reshape(n * rows * columns, *size, 3)
+    total = np.zeros((len(counts), *size, 3))
+    np.add.at(total, tokens.reshape(-1), cells)
+    return (total / np.maximum(counts, 1)[:, None, None, None]).round().astype(np.uint8)
 
 
 # ---- what would follow

@@ -44,7 +44,7 @@ export async function attention({ run, where, reel, grid, signal }) {
             c.globalAlpha = 1;
             c.strokeStyle = ramp(v);
             c.lineWidth = 2;
-            if (v > 0.15) c.strokeRect((x * w) / columns + 1.5, (y * h) / rows + 1.5, w / columns - 3, h / rows - 3);
+            if (v > 0.15 && tokens <= 36) c.strokeRect((x * w) / columns + 1.5, (y * h) / rows + 1.5, w / columns - 3, h / rows - 3);
           }
         });
         const bar = el("i", { class: "in-act", title: "attention to the action" }, el("i", { style: { width: `${100 * Math.sqrt(weight[n][tokens] / top)}%` } }));

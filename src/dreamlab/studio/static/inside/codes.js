@@ -134,7 +134,7 @@ export function tokens(view, { run, checkpoint, canvas, counts, change }) {
   const now = [...view.value];
   const [rows, columns] = view.grid;
   let place = 0;
-  const overlay = el("div", { class: "in-tokens", role: "group", "aria-label": "Tokens of the frame", style: { "grid-template-columns": `repeat(${columns}, 1fr)`, "grid-template-rows": `repeat(${rows}, 1fr)` } });
+  const overlay = el("div", { class: `in-tokens${columns > 5 ? " dense" : ""}`, role: "group", "aria-label": "Tokens of the frame", style: { "grid-template-columns": `repeat(${columns}, minmax(0, 1fr))`, "grid-template-rows": `repeat(${rows}, minmax(0, 1fr))` } });
   const cells = now.map((token, k) => el("button", { type: "button", title: `Token ${k + 1}: code ${token}`, onclick: () => choose(k) }, String(token)));
   put(overlay, cells);
   const book = el("div", { class: "in-book", role: "group", "aria-label": "Codebook, most used first" });
@@ -163,7 +163,7 @@ export function tokens(view, { run, checkpoint, canvas, counts, change }) {
   image.src = sheet;
   const used = (counts ?? []).filter(Boolean).length;
   const perplexity = Math.exp(-(counts ?? []).reduce((sum, n) => sum + (n ? (n / total) * Math.log(n / total) : 0), 0));
-  const said = el("p", { class: "muted" }, counts ? `${used} of ${view.vocabulary} codes are in use; they are as varied as ${figure(Math.round(perplexity))} equally frequent ones.` : "");
+  const said = el("p", { class: "muted" }, counts ? `Each code is shown as what stands in its places on average. ${used} of ${view.vocabulary} are in use; they are as varied as ${figure(Math.round(perplexity))} equally frequent ones.` : "");
 
   function mark() {
     cells.forEach((cell, k) => {

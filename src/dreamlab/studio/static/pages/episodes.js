@@ -113,7 +113,12 @@ class List {
 
   mark(key) {
     this.marked = key;
-    for (const node of this.body.querySelectorAll("button[data-key]")) node.setAttribute("aria-pressed", String(node.dataset.key === key));
+    for (const node of this.body.querySelectorAll("button[data-key]")) {
+      const here = node.dataset.key === key;
+      node.setAttribute("aria-pressed", String(here));
+      const { body } = this;
+      if (here && (node.offsetTop < body.scrollTop || node.offsetTop + node.offsetHeight > body.scrollTop + body.clientHeight)) body.scrollTop = node.offsetTop - body.clientHeight / 2;
+    }
   }
 
   /** Have an evaluated episode played once more, then open it. */
@@ -127,8 +132,9 @@ class List {
         const now = await get(`evaluated/${this.run}`, { file, index }, this.signal);
         if (now.done) {
           if (told) told.textContent = `${now.steps} steps`;
-          for (const word of now.told) notice(`${word[0].toUpperCase()}${word.slice(1)}.`);
-          await this.choose({ episode: now.episode, checkpoint: now.checkpoint }, at);
+          const words = [`Played again: it returned ${figure(now.return)}, as when it was scored.`];
+          if (now.told.length) words.splice(0, 1, ...now.told.map((word) => `Played again: ${word}.`));
+          await this.choose({ episode: now.episode, checkpoint: now.checkpoint, words }, at);
           return;
         }
         if (told) told.textContent = `playing, ${now.steps} steps`;
@@ -168,8 +174,9 @@ class Viewer {
     const controls = el("div", { class: "row ep-controls" }, step(-1, "One back", "‹"), this.toggle, step(1, "One on", "›"), this.fps, this.place, el("span", { class: "ep-links row" }, this.toInside, this.toPlay));
     this.facts = el("dl", { class: "facts ep-facts" });
     this.charts = el("div", { class: "ep-charts" });
+    this.words = el("p", { class: "muted ep-words", hidden: true });
     this.empty = el("section", { class: "card ep-empty", hidden: true });
-    this.card = el("section", { class: "card stack", "aria-label": "The episode" }, this.screens, this.slider, controls, this.facts);
+    this.card = el("section", { class: "card stack", "aria-label": "The episode" }, this.screens, this.slider, controls, this.words, this.facts);
     this.node = el("div", { class: "stack ep-view" }, this.empty, this.card, this.charts);
     addEventListener("keydown", (event) => this.press(event), { signal });
     signal.addEventListener("abort", () => this.play(false));
@@ -199,6 +206,8 @@ class Viewer {
     if (mine !== this.opening) return;
     this.info = info;
     this.checkpoint = what.checkpoint ?? null;
+    this.words.hidden = !what.words;
+    put(this.words, what.words?.join(" "));
     this.card.hidden = this.charts.hidden = false;
     this.empty.hidden = true;
     const { pictures, model, length } = info;
@@ -313,7 +322,7 @@ class Viewer {
       series.con && ["Chance to go on", at ? percent(value("con")) : "–"],
       series.kl && ["Surprise", value("kl") === undefined ? "–" : `${number(value("kl"))} nats`],
     ].filter(Boolean);
-    put(this.facts, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
+    put(this.facts, facts.map(([name, text], i) => el("div", { class: !i && info.space.kind === "box" ? "wide" : null }, el("dt", {}, name), el("dd", {}, text))));
     this.place.textContent = `${at.toLocaleString("en")} of ${(info.length - 1).toLocaleString("en")}`;
     this.slider.setAttribute("aria-valuetext", `step ${at} of ${info.length - 1}`);
     for (const { chart } of this.plots) chart.update({ markers: [{ x: at }] });

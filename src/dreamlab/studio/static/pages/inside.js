@@ -235,7 +235,7 @@ class Page {
       "value" in said && ["Value", number(said.value)],
       "kl" in said && ["Surprise", `${number(said.kl)} nats`],
     ].filter(Boolean);
-    put(this.facts, rows.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
+    put(this.facts, rows.map(([name, text], i) => el("div", { class: !i && info.space.kind === "box" ? "wide" : null }, el("dt", {}, name), el("dd", {}, text))));
     put(this.policy, found.policy && this.would(found.policy));
   }
 
