@@ -11,7 +11,7 @@ const WIDE = matchMedia("(min-width: 1000px)");
 
 export async function mount(root, { run, params, signal }) {
   const title = el("h1", {}, "Episodes");
-  const about = el("p", { class: "muted" }, "\u00a0");
+  const about = el("p", { class: "muted", role: "status" }, "Opening the run");
   const list = new List(run, signal, (what, at) => open(what, at));
   const viewer = new Viewer(run, signal);
   put(root, el("header", { class: "ep-head" }, title, about), el("div", { class: "ep" }, list.node, viewer.node));
@@ -178,6 +178,7 @@ class Viewer {
     this.empty = el("section", { class: "card ep-empty", hidden: true });
     this.card = el("section", { class: "card stack", "aria-label": "The episode" }, this.screens, this.slider, controls, this.words, this.facts);
     this.node = el("div", { class: "stack ep-view" }, this.empty, this.card, this.charts);
+    this.nothing("");
     addEventListener("keydown", (event) => this.press(event), { signal });
     signal.addEventListener("abort", () => this.play(false));
     this.plots = [];

@@ -13,8 +13,8 @@ const NEAR = 5;
 const CHUNK = 128;
 
 export async function mount(root, { run, params, signal }) {
-  const about = el("p", { class: "muted" }, "\u00a0");
-  const body = el("div", { class: "in" });
+  const about = el("p", { class: "muted", role: "status" }, "Opening the run");
+  const body = el("div", { class: "in" }, el("div", { class: "card in-wait" }));
   put(root, el("header", { class: "ep-head" }, el("h1", {}, "Inside"), about), body);
   const checkpoint = params.get("checkpoint");
   const asked = { episode: params.get("episode"), row: params.get("row"), at: params.get("at"), checkpoint };
@@ -52,6 +52,7 @@ class Page {
     this.links = el("span", { class: "row in-links" });
     this.real = el("canvas", { class: "pixels", role: "img", "aria-label": "The frame" });
     this.seen = el("canvas", { class: "pixels", role: "img", "aria-label": "The model's picture" });
+    if (pictures) for (const canvas of [this.real, this.seen]) [canvas.width, canvas.height] = [pictures[1], pictures[0]];
     this.caption = el("figcaption", {}, "The model's picture");
     this.cover = el("div", { class: "ep-well" }, this.seen);
     this.facts = el("dl", { class: "facts in-facts" });
@@ -125,6 +126,10 @@ class Page {
     history.replaceState(history.state, "", hash("inside", run, where));
     const row = info.first === null ? null : info.first + this.at * (info.stride ?? 1);
     put(this.links, el("a", { class: "button", href: hash("episodes", run, where) }, "Whole episode"), stored && info.model && el("a", { class: "button", href: hash("play", run, { row, checkpoint }) }, "Play from here"));
+    if (!this.views.firstChild) {
+      put(this.views, card("Looking", "The model reads the episode up to this frame.", el("div", { class: "in-wait" })));
+      this.tell({ said: {}, policy: null });
+    }
     let found;
     try {
       found = await get(`inside/${run}`, where, this.signal);
@@ -165,7 +170,7 @@ class Page {
     this.caption.classList.remove("moved");
     changed.ask(code.value);
     this.tell(found);
-    if (this.ranges === undefined) this.ranges = await get(`ranges/${this.run}`, { checkpoint: this.checkpoint }, this.signal).catch(() => null);
+    if (this.ranges === undefined && code.kind !== "classes") this.ranges = await get(`ranges/${this.run}`, { checkpoint: this.checkpoint }, this.signal).catch(() => null);
     if (signal.aborted) return;
     const order = this.ranges?.order ?? (Array.isArray(code.value) ? code.value.map((_, i) => i) : []);
     const open = (name) => this.opened?.[name];
