@@ -51,6 +51,29 @@ export class Reel {
   }
 }
 
+/** The same for an environment that shows numbers alone, where there is a drawing of it; null where there is none.
+ *  vector(kind, at): the numbers, undefined where they are not known yet. */
+export async function drawnReel(info, vector) {
+  if (info.pictures || !info.vector) return null;
+  const { drawing } = await import("./play/drawings.js").catch(() => ({}));
+  const draw = drawing?.(info.env, info.space.vector ?? []);
+  if (!draw) return null;
+  const paint = (canvas, numbers) => {
+    canvas.classList.add("drawn");
+    draw(canvas, numbers);
+  };
+  return {
+    size: draw.size,
+    paint,
+    draw(canvas, kind, at) {
+      const numbers = vector(kind, at);
+      if (numbers) paint(canvas, numbers);
+      return Boolean(numbers);
+    },
+    ahead() {},
+  };
+}
+
 /** An action in words: "left", or "steer left 0.31, gas 0.5". */
 export function action(act, space) {
   if (act === null || act === undefined) return "–";

@@ -53,10 +53,10 @@ function table(actions, space) {
 }
 
 /** The open-loop film from a row: real, dream and difference under one slider. */
-export async function film({ run, where, temperature, signal, vectors }) {
+export async function film({ run, where, temperature, signal, vectors, drawn }) {
   const { head, planes } = await message(`film/${run}`, { ...where, temperature }, signal);
   const pictures = "real" in planes;
-  const screens = pictures ? ["real", "dream", "difference"].map((kind) => ({ kind, canvas: el("canvas", { class: "pixels", role: "img", "aria-label": kind }) })) : [];
+  const screens = pictures || drawn ? ["real", "dream", "difference"].slice(0, pictures ? 3 : 2).map((kind) => ({ kind, canvas: el("canvas", { class: "pixels", role: "img", "aria-label": kind }) })) : [];
   const [h, w] = head.size ?? [0, 0];
   const across = Math.min(COLUMNS, head.frames);
   const cut = (plane, i) => {
@@ -74,7 +74,7 @@ export async function film({ run, where, temperature, signal, vectors }) {
   function show(i) {
     at = i;
     slider.value = i;
-    for (const { kind, canvas } of screens) paint(canvas, cut(planes[kind], i), h, w);
+    for (const { kind, canvas } of screens) pictures ? paint(canvas, cut(planes[kind], i), h, w) : drawn.paint(canvas, head.vector[kind][i]);
     said.textContent = i ? `step ${i} of ${head.frames - 1}: reward ${figure(head.real_rew[i])}, dreamt ${number(head.rew[i])}` : "the frame it starts from";
     for (const chart of plots) chart.update({ markers: [{ x: i }] });
   }
@@ -106,7 +106,7 @@ export async function film({ run, where, temperature, signal, vectors }) {
   return el(
     "div",
     { class: "stack" },
-    pictures && el("div", { class: "in-film" }, screens.map(({ kind, canvas }) => el("figure", {}, el("figcaption", {}, names[kind]), canvas))),
+    screens.length > 0 && el("div", { class: "in-film", style: { "grid-template-columns": `repeat(${screens.length}, minmax(0, 1fr))` } }, screens.map(({ kind, canvas }) => el("figure", {}, el("figcaption", {}, names[kind]), canvas))),
     slider,
     el("div", { class: "row" }, toggle, said, head.over && el("span", { class: "muted" }, "The dream says that the episode ends here.")),
     charts,

@@ -3,7 +3,7 @@ import { hash } from "../app.js";
 import { get } from "../api.js";
 import { LineChart } from "../chart.js";
 import { el, figure, notice, put } from "../dom.js";
-import { Reel, action, number } from "../reel.js";
+import { Reel, action, drawnReel, number } from "../reel.js";
 
 const PAGE = 40;
 const CHUNK = 128;
@@ -204,6 +204,9 @@ class Viewer {
       if (!this.signal.aborted && mine === this.opening) this.nothing(error.message);
       return;
     }
+    this.seenVector = [];
+    const seen = this.seenVector;
+    const drawn = await drawnReel(info, (kind, at) => (kind === "real" ? info.vector : seen)[at]);
     if (mine !== this.opening) return;
     this.info = info;
     this.checkpoint = what.checkpoint ?? null;
@@ -212,16 +215,15 @@ class Viewer {
     this.card.hidden = this.charts.hidden = false;
     this.empty.hidden = true;
     const { pictures, model, length } = info;
-    this.reel = pictures && new Reel({ run: this.run, episode: info.episode, checkpoint: this.checkpoint, length, size: pictures, version: info.checkpoint });
-    this.screens.hidden = !pictures;
-    if (pictures) for (const canvas of [this.real, this.seen]) ([canvas.width, canvas.height] = [pictures[1], pictures[0]]);
+    this.reel = drawn ?? (pictures && new Reel({ run: this.run, episode: info.episode, checkpoint: this.checkpoint, length, size: pictures, version: info.checkpoint }));
+    this.screens.hidden = !this.reel;
+    if (this.reel) for (const canvas of [this.real, this.seen]) [canvas.width, canvas.height] = [this.reel.size[1], this.reel.size[0]];
     this.second.hidden = !model;
     this.screens.classList.toggle("alone", !model);
     this.slider.max = length - 1;
     let sum = 0;
     this.sums = info.rew.map((r) => (sum += r ?? 0));
     this.series = {};
-    this.seenVector = [];
     this.draw();
     this.go(Math.min(at ?? info.at, length - 1));
     if (model || info.judges) this.read(signal);

@@ -7,7 +7,7 @@ import { attention } from "../inside/attention.js";
 import { Changed, classes, normals, sliders, tokens } from "../inside/codes.js";
 import { film, follows } from "../inside/dreams.js";
 import { mixture } from "../inside/drawing.js";
-import { Reel, action, number } from "../reel.js";
+import { Reel, action, drawnReel, number } from "../reel.js";
 
 const NEAR = 5;
 const CHUNK = 128;
@@ -29,7 +29,8 @@ export async function mount(root, { run, params, signal }) {
   if (signal.aborted) return;
   if (!episode.model) return nothing(body, episode.unmodelled, hash("episodes", run, { episode: episode.episode, at: episode.at }));
   about.textContent = `${episode.agent} · ${episode.env} · checkpoint ${episode.checkpoint.toLocaleString("en")}`;
-  const page = new Page(run, checkpoint, episode, body, signal);
+  const drawn = await drawnReel(episode, (kind, at) => episode.vector[at]);
+  const page = new Page(run, checkpoint, episode, drawn, body, signal);
   await page.go(episode.at);
 }
 
@@ -42,17 +43,17 @@ function card(title, sentence, ...children) {
 }
 
 class Page {
-  constructor(run, checkpoint, episode, body, signal) {
+  constructor(run, checkpoint, episode, drawn, body, signal) {
     Object.assign(this, { run, checkpoint, info: episode, body, signal, at: episode.at, asking: 0, series: {} });
     const { pictures, length } = episode;
-    this.reel = pictures && new Reel({ run, episode: episode.episode, checkpoint, length, size: pictures, version: episode.checkpoint });
+    this.reel = drawn ?? (pictures && new Reel({ run, episode: episode.episode, checkpoint, length, size: pictures, version: episode.checkpoint }));
     this.walk = el("div", { class: "in-walk", role: "group", "aria-label": "Frames of the episode" });
     this.slider = el("input", { type: "range", min: 0, max: length - 1, value: this.at, "aria-label": "Step of the episode", oninput: () => this.later(Number(this.slider.value)) });
     this.place = el("span", { class: "num" });
     this.links = el("span", { class: "row in-links" });
     this.real = el("canvas", { class: "pixels", role: "img", "aria-label": "The frame" });
     this.seen = el("canvas", { class: "pixels", role: "img", "aria-label": "The model's picture" });
-    if (pictures) for (const canvas of [this.real, this.seen]) [canvas.width, canvas.height] = [pictures[1], pictures[0]];
+    if (this.reel) for (const canvas of [this.real, this.seen]) [canvas.width, canvas.height] = [this.reel.size[1], this.reel.size[0]];
     this.caption = el("figcaption", {}, "The model's picture");
     this.cover = el("div", { class: "ep-well" }, this.seen);
     this.facts = el("dl", { class: "facts in-facts" });
@@ -60,14 +61,14 @@ class Page {
     this.policy = el("div", { class: "in-policy" });
     this.said = el("p", { class: "muted in-said", role: "status" }, "\u00a0");
     const step = (by, name, text) => el("button", { type: "button", "aria-label": name, title: name, onclick: () => this.go(this.at + by) }, text);
-    const figures = pictures && el("div", { class: "in-pictures" }, el("figure", {}, el("figcaption", {}, "What was seen"), this.real), el("figure", {}, this.caption, this.cover));
+    const figures = this.reel && el("div", { class: "in-pictures" }, el("figure", {}, el("figcaption", {}, "What was seen"), this.real), el("figure", {}, this.caption, this.cover));
     const see = figures && el("section", { class: "card in-see", "aria-label": "The frame" }, figures, this.said);
     this.left = el("div", { class: "in-left" }, see, el("section", { class: "card stack in-told", "aria-label": "What is said of the frame" }, !figures && this.said, this.facts, this.numbers, this.policy));
     this.views = el("div", { class: "stack in-views" });
     this.along = el("div", { class: "stack" });
     put(
       body,
-      el("section", { class: "card in-top", "aria-label": "The episode" }, pictures && this.walk, this.slider, el("div", { class: "row between" }, el("span", { class: "row" }, step(-1, "One back", "‹"), step(1, "One on", "›"), this.place), this.links)),
+      el("section", { class: "card in-top", "aria-label": "The episode" }, this.reel && this.walk, this.slider, el("div", { class: "row between" }, el("span", { class: "row" }, step(-1, "One back", "‹"), step(1, "One on", "›"), this.place), this.links)),
       el("div", { class: "in-columns" }, this.left, this.views),
       this.along,
     );
@@ -200,7 +201,7 @@ class Page {
     boxes.push(this.lazy("What would follow each action", "One step on from here, as the model imagines it" + (found.views.some((v) => v.kind === "mixture") ? ": the mean of M's forecast, and its mixture below." : ": one draw for each action."), () => follows({ run: this.run, where, space: info.space, order, signal })));
     if (this.at < info.length - 1) {
       const vectors = info.pictures ? [] : (info.space.vector ?? []);
-      boxes.push(this.lazy("Dream on from here", "The model goes on without seeing anything more, under the actions that were really chosen.", () => film({ run: this.run, where, temperature: 1, signal, vectors })));
+      boxes.push(this.lazy("Dream on from here", "The model goes on without seeing anything more, under the actions that were really chosen.", () => film({ run: this.run, where, temperature: 1, signal, vectors, drawn: this.reel?.paint && this.reel })));
     }
     put(this.views, boxes);
     if (!this.plots) this.draw();
@@ -263,7 +264,8 @@ class Page {
   /** Vectors: what was seen and what the model makes of it, in a table. */
   vector(values) {
     const seen = this.info.vector?.[this.at];
-    if (!seen || this.reel) return;
+    if (!seen) return;
+    this.reel?.paint?.(this.seen, values);
     const names = this.info.space.vector ?? [];
     const rows = seen.map((v, d) => el("tr", {}, el("td", {}, names[d] ?? `number ${d + 1}`), el("td", {}, figure(Number(v.toPrecision(4)))), el("td", {}, figure(Number((values[d] ?? NaN).toPrecision(4))))));
     put(this.numbers, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Observation"), el("th", {}, "seen"), el("th", {}, "the model's"))), el("tbody", {}, rows)));
