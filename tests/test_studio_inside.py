@@ -37,7 +37,7 @@ from dreamlab.nn.world_model import led_to
 from dreamlab.run.config import RunConfig
 from dreamlab.run.experience import Experience
 from dreamlab.run.replay import Replay
-from dreamlab.studio import episodes, inside, readings, replayed, runs, sheets, stretches
+from dreamlab.studio import episodes, inside, ranges, readings, replayed, runs, sheets, stretches
 from dreamlab.studio import shelf as shelves
 from dreamlab.studio.shelf import Shelf
 from dreamlab.studio.studio import Studio
@@ -413,19 +413,19 @@ def test_a_memory_goes_on_from_piece_to_piece(opened: dict[str, Opened], table: 
 
 
 def test_ranges_and_forecasts(client: Any, opened: dict[str, Opened], table: Experience):
-    ranges = client.get("/api/ranges/world-models").json()
-    spread = np.array(ranges["std"])[ranges["order"]]
+    found = client.get("/api/ranges/world-models").json()
+    spread = np.array(found["std"])[found["order"]]
     assert (np.diff(spread) <= 1e-6).all()
-    assert (np.array(ranges["low"]) <= np.array(ranges["high"])).all()
+    assert (np.array(found["low"]) <= np.array(found["high"])).all()
     counts = client.get("/api/ranges/iris").json()
     tokens = opened["iris"].model.tokenizer.tokens
     assert sum(counts["counts"]) == counts["rows"] * tokens
     assert picture(client.get("/api/patches/iris")).shape == (4, 64, 3), "sixteen codes, a quarter of a frame each"
     frames, codes = np.zeros((1, 4, 4, 3), np.uint8), np.array([[1, 0, 1, 2]])
     frames[0, :2, :2], frames[0, 2:, :2], frames[0, :2, 2:] = 10, 30, 200
-    found = inside._patches(frames, codes, (2, 2), np.array([1, 2, 1, 0]))
-    assert found.shape == (4, 2, 2, 3)
-    assert [int(patch.max()) for patch in found] == [200, 20, 0, 0], "the mean of where each stands"
+    patches = ranges.patches_of(frames, codes, (2, 2), np.array([1, 2, 1, 0]))
+    assert patches.shape == (4, 2, 2, 3)
+    assert [int(patch.max()) for patch in patches] == [200, 20, 0, 0], "the mean of where each stands"
     row = first_row(table) + 2
     head, planes = unpacked(client.get("/api/forecast/world-models", params={"row": row}))
     assert [one["act"] for one in head["actions"]] == [0, 1, 2]

@@ -23,19 +23,16 @@ from gymnasium import spaces
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import is_image
-from dreamlab.studio import replayed, stretches
-from dreamlab.studio.readings import Left, go_on
-from dreamlab.studio.sheets import FRAMES, message, plain, png, sheet
+from dreamlab.studio import openloop, replayed, stretches
+from dreamlab.studio.openloop import STEPS
+from dreamlab.studio.sheets import FRAMES, plain, png, sheet
 from dreamlab.studio.shelf import BLOCK, Place, Shelf
+from dreamlab.studio.stretches import VALUES
 from dreamlab.studio.studio import OpenedRun, Studio
 
 Kind = Literal["real", "reconstruction"]
-STEPS = 48
-"""of an open-loop film, at most"""
 PLAYING = 2
 """episodes that are played again at once"""
-VALUES = 32
-"""numbers of a vector that are shown, at most"""
 
 
 def router(studio: Studio, shelf: Shelf) -> APIRouter:
@@ -137,48 +134,53 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         checkpoint: int | None = None,
     ) -> Response:
         place = await shelf.place(name, checkpoint, episode, row, at)
-        return await _film(studio, shelf, place, steps, temperature, request.is_disconnected)
+        return await openloop.film(studio, shelf, place, steps, temperature, request.is_disconnected)
 
     @routes.get("/evaluated/{name:path}")
     async def evaluated(name: str, file: str, index: int = Query(ge=0)) -> dict[str, Any]:
-        newest = await shelf.opened(name, None)
-        known = next((s for s in await asyncio.to_thread(replayed.scores, newest.folder) if s["file"] == file), None)
-        opened, words = newest, None
-        if known is not None and known["checkpoint"] not in (None, newest.step):
-            try:
-                opened = await shelf.opened(name, known["checkpoint"])
-            except UserError:
-                words = (
-                    f"checkpoint {known['checkpoint']} is not kept any more: played by checkpoint {newest.step} instead"
-                )
+        opened, words = await _scored(shelf, name, file)
         key = (opened.folder, f"{file}:{index}")
-        held = shelf.replayed.get(key)
-        if held is None:
+        if key not in shelf.replayed:
             game = playing.get(key)
             if game is None:
                 replayed.refuse_recordings(opened)
                 game = playing[key] = await asyncio.to_thread(replayed.Again, opened, file, index)
             playing.move_to_end(key)
             while len(playing) > PLAYING:
-                _, left = playing.popitem(last=False)
-                await studio.compute(left.close)
-            until = time.monotonic() + 1.0
+                await studio.compute(playing.popitem(last=False)[1].close)
             try:
-                while not game.done and time.monotonic() < until:
-                    await studio.compute(game.on)
-            except BaseException:
+                await _play_on(studio, game)
+            except Exception:
                 playing.pop(key, None)
-                game.close()
+                await studio.compute(game.close)
                 raise
             if not game.done:
                 return {"done": False, "steps": game.steps}
             playing.pop(key, None)
-            held = game.held()
-            shelf.hold(opened.folder, held)
-            shelf.told[opened.folder, held.key] = _compared(game, words)
-        return {"done": True, "episode": held.key, "checkpoint": opened.step, **shelf.told[opened.folder, held.key]}
+            shelf.hold(opened.folder, game.held(), _compared(game, words))
+        return {"done": True, "episode": key[1], "checkpoint": opened.step, **shelf.told[key]}
 
     return routes
+
+
+async def _scored(shelf: Shelf, name: str, file: str) -> tuple[OpenedRun, str | None]:
+    """The run at the checkpoint that was scored, or, with a word that it is so, at the newest one."""
+    newest = await shelf.opened(name, None)
+    known = next((s for s in await asyncio.to_thread(replayed.scores, newest.folder) if s["file"] == file), None)
+    if known is None or known["checkpoint"] in (None, newest.step):
+        return newest, None
+    try:
+        return await shelf.opened(name, known["checkpoint"]), None
+    except UserError:
+        gone = f"checkpoint {known['checkpoint']} is not kept any more, and {newest.step} played instead"
+        return newest, gone
+
+
+async def _play_on(studio: Studio, game: replayed.Again) -> None:
+    """For about a second: the page asks again until it is done."""
+    until = time.monotonic() + 1.0
+    while not game.done and time.monotonic() < until:
+        await studio.compute(game.on)
 
 
 def about(opened: OpenedRun) -> dict[str, Any]:
@@ -280,57 +282,6 @@ def _one(place: Place) -> dict[str, Any]:
 
 def _real(place: Place, start: int, stop: int) -> np.ndarray:
     return stretches.frames(place.stretch, place.opened.obs_space, start, stop)
-
-
-async def _film(studio: Studio, shelf: Shelf, place: Place, steps: int, temperature: float, left: Left) -> Response:
-    """Real | dream | difference from a row on under the actions that were really chosen, until either ends."""
-    from dreamlab.dream.env import DreamEnv
-
-    stretch = place.stretch
-    steps = min(steps, len(stretch) - 1 - place.at)
-    if steps < 1:
-        raise UserError("this is the episode's last row: nothing follows that could be dreamt; choose an earlier one")
-    reading, here = await shelf.read(place, left=left)
-    act = stretch.column("act", place.at, place.at + steps)
-    start = reading.latent(here)
-
-    def begin() -> tuple[DreamEnv, dict[str, np.ndarray]]:
-        dream = DreamEnv(place.opened.model, start, place.opened.act_space, horizon=steps + 1, temperature=temperature)
-        return dream, dream.reset(seed=place.at, options={"start": start})[0]
-
-    dream, obs = await studio.compute(begin)
-    seen, rew, over = [obs], [0.0], False
-    for k in range(steps):
-        await go_on(left)
-        obs, r, terminated, _, _ = await studio.compute(dream.step, act[k : k + 1])
-        seen.append(obs)
-        rew.append(float(r[0]))
-        if terminated[0]:
-            over = True
-            break
-    return await asyncio.to_thread(_filmed, place, seen, rew, over)
-
-
-def _filmed(place: Place, seen: list[Any], rew: list[float], over: bool) -> Response:
-    from dreamlab.core.pictures import to_rgb
-
-    n, at = len(seen), place.at
-    head: dict[str, Any] = {
-        "frames": n, "at": at, "over": over, "rew": plain(np.array(rew)),
-        "real_rew": plain(place.stretch.column("rew", at, at + n)),
-    }  # fmt: skip
-    planes = {}
-    if "image" in seen[0]:
-        real, dreamt = _real(place, at, at + n), to_rgb(np.concatenate([obs["image"] for obs in seen]))
-        difference = np.abs(real.astype(np.int16) - dreamt).astype(np.uint8)
-        head["size"] = list(real.shape[1:3])
-        head["error"] = plain((difference.astype(np.float64) ** 2).mean((1, 2, 3)) / 255**2)
-        planes = {"real": sheet(real), "dream": sheet(dreamt), "difference": sheet(difference)}
-    else:
-        real, dreamt = place.stretch.column("vector", at, at + n), np.concatenate([obs["vector"] for obs in seen])
-        head["error"] = plain(((real - dreamt) ** 2).mean(1))
-        head["vector"] = {"real": plain(real[:, :VALUES]), "dream": plain(dreamt[:, :VALUES])}
-    return message(head, planes)
 
 
 def _compared(game: replayed.Again, words: str | None) -> dict[str, Any]:

@@ -24,22 +24,20 @@ from pydantic import BaseModel, Field
 
 from dreamlab.core.actions import one_hot
 from dreamlab.core.errors import UserError
-from dreamlab.core.imagination import leaves, stack, tree_map
+from dreamlab.core.imagination import leaves, stack
 from dreamlab.core.inside import Choices, Classes, Code, Mixture, Normals, Spread, Tokens, View
 from dreamlab.core.pictures import to_rgb
 from dreamlab.core.protocols import State
-from dreamlab.core.sampling import EpisodeWindows
 from dreamlab.core.seeds import forked
 from dreamlab.dream.env import pixels
-from dreamlab.studio.episodes import VALUES, about
+from dreamlab.studio.episodes import about
+from dreamlab.studio.ranges import ranges as spread
 from dreamlab.studio.readings import Reading, go_on, kl_by_group
 from dreamlab.studio.sheets import message, plain, png, sheet
 from dreamlab.studio.shelf import Place, Shelf
-from dreamlab.studio.stretches import picture_key
+from dreamlab.studio.stretches import VALUES
 from dreamlab.studio.studio import OpenedRun, Studio
 
-WINDOWS, LENGTH, TOGETHER = 64, 8, 8
-"""stretches of the data that ranges are taken from, their length, and how many are observed in one piece"""
 FARTHEST = 1e4
 """numbers of a code beyond this are refused"""
 AXES = 4
@@ -92,13 +90,13 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
     async def ranges(name: str, checkpoint: int | None = None) -> dict[str, Any]:
         opened = await shelf.opened(name, checkpoint)
         offered(opened)
-        return (await _ranges(studio, shelf, opened))[0]
+        return (await spread(studio, shelf, opened))[0]
 
     @routes.get("/patches/{name:path}")
     async def patches(name: str, checkpoint: int | None = None) -> Response:
         opened = await shelf.opened(name, checkpoint)
         offered(opened)
-        patches = (await _ranges(studio, shelf, opened))[1]
+        patches = (await spread(studio, shelf, opened))[1]
         if patches is None:
             raise UserError("this model has no codebook of pictures")
         return png(sheet(patches), keep=True)
@@ -252,62 +250,6 @@ def pictured(said: Any) -> np.ndarray | None:
     """Predicted pictures (N, h, w, 3), None where there are none."""
     key = "image" if "image" in said else next((k for k, v in said.items() if v.ndim == 4), None)
     return None if key is None else to_rgb(pixels(said[key].clamp(0, 1)))
-
-
-# ---- over the data
-
-
-async def _ranges(studio: Studio, shelf: Shelf, opened: OpenedRun) -> tuple[dict[str, Any], np.ndarray | None]:
-    """``low``, ``high``, ``mean`` and ``std`` of the code's numbers and their ``order``, or ``counts`` of tokens.
-
-    Of tokens beside it the patches (V, h, w, 3) of the frames where they stand, on average; black for unused ones.
-    """
-    return await shelf.once(opened, "ranges", lambda: _measured(studio, shelf, opened))
-
-
-async def _measured(studio: Studio, shelf: Shelf, opened: OpenedRun) -> tuple[dict[str, Any], np.ndarray | None]:
-    model: Any = opened.model
-    experience = await shelf.rows(opened)
-    if experience.index.stop <= experience.index.start:
-        raise UserError("this run holds no rows from which ranges could be taken")
-    rows = EpisodeWindows(0)(experience.index, WINDOWS, LENGTH)
-    key = picture_key(opened.obs_space)
-
-    def piece(start: int) -> tuple[Any, np.ndarray | None]:
-        batch = experience.gather(rows[start : start + TOGETHER])
-        with torch.no_grad(), forked(start, "studio", "ranges"):
-            latents = model.observe(batch)
-            view = next(iter(model.inside(tree_map(lambda x: x.flatten(0, 1)[batch.mask.flatten()], latents)).values()))
-        if not isinstance(view, Tokens) or key is None:
-            return view, None
-        return view, to_rgb(batch.obs[key].flatten(0, 1)[batch.mask.flatten()].cpu().numpy())
-
-    found = [await studio.compute(piece, start) for start in range(0, len(rows), TOGETHER)]
-    views = [view for view, _ in found]
-    code = torch.cat([view.value for view in views])
-    if isinstance(views[0], Tokens):
-        counts = torch.bincount(code.flatten(), minlength=views[0].vocabulary).cpu().numpy()
-        seen = [picture for _, picture in found if picture is not None]
-        patches = _patches(np.concatenate(seen), code.cpu().numpy(), views[0].grid, counts) if seen else None
-        return {"counts": counts.tolist(), "rows": len(code)}, patches
-    if not code.is_floating_point():
-        return {"rows": len(code)}, None
-    low, high = code.amin(0), code.amax(0)
-    return {
-        "rows": len(code), "low": plain(low), "high": plain(high), "mean": plain(code.mean(0)),
-        "std": plain(code.std(0)), "order": code.var(0).argsort(descending=True).tolist(),
-    }, None  # fmt: skip
-
-
-def _patches(frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], counts: np.ndarray) -> np.ndarray:
-    """What frames (N, h, w, 3) show on average where each token (N, K) stands: (V, h / rows, w / columns, 3)."""
-    n, h, w, _ = frames.shape
-    rows, columns = grid
-    size = (h // rows, w // columns)
-    cells = frames.reshape(n, rows, size[0], columns, size[1], 3).swapaxes(2, 3).reshape(n * rows * columns, *size, 3)
-    total = np.zeros((len(counts), *size, 3))
-    np.add.at(total, tokens.reshape(-1), cells)
-    return (total / np.maximum(counts, 1)[:, None, None, None]).round().astype(np.uint8)
 
 
 # ---- what would follow

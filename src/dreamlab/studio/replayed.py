@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SIDE_BY_SIDE = 16
 PIECE = 0.03
 """seconds of a piece"""
-BYTES = 256 << 20
+BYTES = 96 << 20
 """of frames that one episode may fill; a longer one is cut there, and said to be"""
 SCORES = 20
 """evaluations that are listed, the newest ones"""

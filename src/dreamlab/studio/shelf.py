@@ -18,7 +18,7 @@ from dreamlab.studio.studio import OpenedRun, Studio
 T = TypeVar("T")
 CONTEXT, BLOCK = 64, 4096
 """rows before one that the model sees where it does not see all; rows of an episode that are read as one"""
-TABLES, READINGS, REPLAYED, KNOWN = 4, 6, 6, 8
+TABLES, READINGS, REPLAYED, KNOWN = 4, 4, 4, 8
 """runs whose rows stay open; episodes that were read; that were played again; ranges and codebooks"""
 
 
@@ -118,9 +118,10 @@ class Shelf:
             self.known.pop(key, None)
             raise
 
-    def hold(self, folder: Path, held: Held) -> None:
-        """Keep an episode that was played again."""
+    def hold(self, folder: Path, held: Held, told: dict[str, Any]) -> None:
+        """Keep an episode that was played again, and what is to be said of it."""
         self.replayed[folder, held.key] = held
+        self.told[folder, held.key] = told
         _used(self.replayed, (folder, held.key), REPLAYED)
         self.told = {key: told for key, told in self.told.items() if key in self.replayed}
 

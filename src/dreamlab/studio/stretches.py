@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from dreamlab.core.protocols import Experience
 
 
+VALUES = 32
+"""numbers of a vector that are shown, at most"""
+
+
 class Stretch(Protocol):
     """One episode, by times from 0 on."""
 
