@@ -1,9 +1,8 @@
-"""The studio's guard over real sockets: each attack is refused with the status that says why, and the page is served."""
+"""The studio's guard over real sockets: the page is served, and each attack is refused with a status that says why."""
 
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import threading
 import time
@@ -397,12 +396,14 @@ def test_what_is_no_http_is_refused(here: Served, data: bytes):
 
 def closed_with(here: Served, *sent: str | bytes) -> int:
     with connect(f"ws://127.0.0.1:{here.port}/api/echo", max_size=None) as line:
-        with pytest.raises(ConnectionClosed) as ended:
+        try:
             for one in sent:
                 line.send(one)
-            while True:
-                line.recv(5)
-        return ended.value.rcvd.code if ended.value.rcvd else 0
+            for _ in line:
+                pass
+        except ConnectionClosed:
+            pass
+        return line.protocol.close_code or 0
 
 
 @pytest.mark.parametrize("text", [body.decode("latin-1") for body in NONSENSE[:-1]], ids=lambda text: text[:12])
@@ -475,10 +476,8 @@ def test_connections_are_bounded_and_those_that_say_nothing_are_closed(here: Ser
         silent.sendall(b"GET / HTTP/1.1\r\n")
         assert silent.recv(10) == b""
     monkeypatch.setattr(server, "CONNECTIONS", 0)
-    with socket.create_connection(("127.0.0.1", here.port), timeout=5) as one, pytest.raises(ConnectionResetError):
-        one.recv(10)
-        one.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        one.recv(10)
+    with socket.create_connection(("127.0.0.1", here.port), timeout=5) as one:
+        assert one.recv(10) == b""
 
 
 def _can_connect(address: str) -> bool:
@@ -500,14 +499,9 @@ def _until(good: Any, seconds: float = 5.0) -> None:
 
 
 def test_an_error_shows_no_secret_and_is_one_line(here: Served, caplog: pytest.LogCaptureFixture):
-    log = logging.getLogger("dreamlab.studio")
-    log.addHandler(caplog.handler)
-    try:
-        found = ask(here, f"/api/broken?token={TOKEN}")
-        with connect(f"ws://127.0.0.1:{here.port}/api/fails") as line, pytest.raises(ConnectionClosed) as ended:
-            line.recv(5)
-    finally:
-        log.removeHandler(caplog.handler)
+    found = ask(here, f"/api/broken?token={TOKEN}")
+    with connect(f"ws://127.0.0.1:{here.port}/api/fails") as line, pytest.raises(ConnectionClosed) as ended:
+        line.recv(5)
     assert (found.status, json.loads(found.body)) == (
         500,
         {"error": "the studio made a mistake; its terminal says where"},

@@ -48,7 +48,7 @@ def application(studio: Studio) -> FastAPI:
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers=dict(error.headers or {}))
 
     @app.get("/")
-    async def page() -> FileResponse:
+    async def front() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
