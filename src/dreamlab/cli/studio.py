@@ -43,16 +43,14 @@ class Options:
     threads: int = 0
     """threads in which a model steps; 0 takes the number of cores, at most 2"""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.port < 1 << 16:
-            raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
-        if self.clients < 1 or self.threads < 0:
-            raise ValueError("--clients must be at least 1, and --threads at least 0")
-
 
 def run(argv: Sequence[str]) -> int:
     """The command. Ctrl-C ends it, as it ends every other: with 130."""
     chosen = ask(Options, argv, "dreamlab studio", __doc__ or "")
+    if not 0 <= chosen.port < 1 << 16:
+        raise UserError(f"--port must be between 0 and 65535, got {chosen.port}")
+    if chosen.clients < 1 or chosen.threads < 0:
+        raise UserError("--clients must be at least 1, and --threads at least 0")
     root = find(chosen.runs)
     listening = listen(chosen.host, chosen.port)
     with listening:
