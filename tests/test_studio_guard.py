@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from dreamlab.core.errors import UserError
-from dreamlab.studio import guard, messages, server
+from dreamlab.studio import guard, server, traffic
 from dreamlab.studio.app import application
 from dreamlab.studio.studio import Studio
 
@@ -349,7 +349,7 @@ def test_other_methods_are_refused(here: Served, method: str):
 def test_too_long_requests_are_refused(here: Served):
     assert ask(here, "/" + "a" * guard.LONGEST_TARGET).status == 414
     assert ask(here, "/", {"X": "a" * guard.LONGEST_HEAD}).status in (400, 431)
-    long = b'{"a": "' + b"x" * messages.LONGEST + b'"}'
+    long = b'{"a": "' + b"x" * traffic.LONGEST + b'"}'
     assert post(here, long).status == 413
     assert post(here, b"", **{"Content-Length": str(1 << 40)}).status == 413
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (long[:40000], long[40000:])) + b"0\r\n\r\n"
@@ -413,8 +413,8 @@ def test_messages_that_are_no_object_end_a_websocket(here: Served, text: str):
 
 def test_messages_of_bytes_too_long_or_too_many_end_a_websocket(here: Served):
     assert closed_with(here, b"{}") == 1003
-    assert closed_with(here, '{"a": "' + "x" * messages.LONGEST + '"}') == 1009
-    assert closed_with(here, *["{}"] * (3 * messages.MESSAGES)) == 1008
+    assert closed_with(here, '{"a": "' + "x" * traffic.LONGEST + '"}') == 1009
+    assert closed_with(here, *["{}"] * (3 * traffic.MESSAGES)) == 1008
 
 
 def frames(here: Served, *data: bytes) -> bytes:

@@ -28,8 +28,8 @@ from urllib.parse import parse_qs, unquote
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
-from dreamlab.studio import messages
-from dreamlab.studio.messages import Message, Receive, Send
+from dreamlab.studio import traffic
+from dreamlab.studio.traffic import Message, Receive, Send
 
 Scope = MutableMapping[str, Any]
 
@@ -99,7 +99,7 @@ class Guard:
             if refused is not None:
                 await _answer(scope, send, refused)
             else:
-                await self._asked(scope, messages.again(body, receive), send)  # type: ignore[arg-type]
+                await self._asked(scope, traffic.again(body, receive), send)  # type: ignore[arg-type]
         finally:
             self.requests -= 1
 
@@ -128,7 +128,7 @@ class Guard:
             await receive()
             await _answer(scope, send, refused, kind="websocket.http.response")
             return
-        line = messages.Line(receive, send)
+        line = traffic.Line(receive, send)
         self.sockets += 1
         try:
             await self.app(scope, line.receive, line.send)
@@ -200,15 +200,15 @@ def crooked(scope: Scope) -> Refused | None:
 async def _body(scope: Scope, receive: Receive) -> bytes | Refused:
     """The whole body of a request, which is JSON."""
     close = (("connection", "close"),)
-    too_long = Refused(413, f"at most {messages.LONGEST} bytes can be sent", close)
+    too_long = Refused(413, f"at most {traffic.LONGEST} bytes can be sent", close)
     said = (_all(scope, b"content-length") or ["0"])[0]
-    if not said.isdecimal() or int(said) > messages.LONGEST:
+    if not said.isdecimal() or int(said) > traffic.LONGEST:
         return too_long
     if scope["method"] != "POST":
         bare = int(said) == 0 and not _all(scope, b"transfer-encoding")
         return b"" if bare else Refused(400, "such a request has no body", close)
     try:
-        body = await messages.whole(receive)
+        body = await traffic.whole(receive)
     except TimeoutError:
         return Refused(408, "it took too long to arrive", close)
     if not body:
@@ -216,7 +216,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes | Refused:
     kind = (_all(scope, b"content-type") or [""])[0].partition(";")[0].strip().lower()
     if kind != "application/json":
         return Refused(415, "what is sent is application/json")
-    return body if messages.is_object(body) else Refused(400, "what is sent is one JSON object")
+    return body if traffic.is_object(body) else Refused(400, "what is sent is one JSON object")
 
 
 def _all(scope: Scope, name: bytes) -> list[str]:

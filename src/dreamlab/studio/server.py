@@ -14,7 +14,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dreamlab.studio import messages
+from dreamlab.studio import traffic
 
 CONNECTIONS = 256
 """sockets at a time"""
@@ -70,7 +70,7 @@ def settings(application: Any) -> uvicorn.Config:
         application,
         http=Patient,
         ws="websockets-sansio",
-        ws_max_size=messages.LONGEST,
+        ws_max_size=traffic.LONGEST,
         ws_per_message_deflate=False,  # small pictures, often, mostly to this machine: the delay costs more
         h11_max_incomplete_event_size=LONGEST_HEAD,
         timeout_graceful_shutdown=1,
