@@ -154,7 +154,7 @@ class Watched:
 Opens = Callable[..., Page]
 
 
-@pytest.fixture()
+@pytest.fixture
 def watched(lab: Lab) -> Iterator[Watched]:
     found = Watched(f"127.0.0.1:{lab.port}")
     yield found
@@ -162,7 +162,7 @@ def watched(lab: Lab) -> Iterator[Watched]:
     assert found.away == []
 
 
-@pytest.fixture()
+@pytest.fixture
 def opens(lab: Lab, browser: Any, watched: Watched) -> Iterator[Opens]:
     """Opens a page of the studio, in a profile of its own."""
     contexts = []
@@ -196,7 +196,7 @@ def until(good: Callable[[], bool], seconds: float = WAIT / 1000) -> None:
 # -- who may open it -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[tuple[Lab, str]]:
     """A studio that demands a token, over an empty folder."""
     one = Lab(tmp_path / "runs", free_port(), options=("--token",))
