@@ -24,6 +24,7 @@ from dreamlab.studio import guard, server, traffic
 from dreamlab.studio.app import application
 from dreamlab.studio.studio import Studio
 
+SECRET = "what lies outside"
 TOKEN = "a-token-of-the-tests"
 FETCH = {"Sec-Fetch-Site": "cross-site"}
 
@@ -68,10 +69,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     def start(token: str | None) -> Served:
         place = tmp_path_factory.mktemp("studio")
-        outside = place / "outside.txt"
-        outside.write_text("what lies outside")
-        root = place / "runs"
-        root.mkdir()
+        root = runs_in(place)
         studio = Studio(root, opener=_nothing_opens, cache=place / "cache", token=token)
         app = application(studio)
         echo_route(app)
@@ -98,6 +96,24 @@ def here(serve: Any) -> Served:
 def told(serve: Any) -> Served:
     """As with another address: the token decides."""
     return serve(TOKEN)
+
+
+def runs_in(place: Path) -> Path:
+    """A folder with a run that looks like one, and with links that lead out of it."""
+    outside, run = place / "outside", place / "runs" / "one"
+    for folder in (outside / "pictures", run / "pictures", run / "checkpoints"):
+        folder.mkdir(parents=True)
+    for folder in (outside, run):
+        (folder / "config.yaml").write_text("agent: world-models\nenv: {id: tiny/Catch}\nrun: {seed: 0}\n")
+    for name in ("film.mp4", "metrics.jsonl", "pictures/a.png"):
+        (outside / name).write_text(SECRET)
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
+    (run / "pictures" / "a.png").write_bytes(b"\x89PNG\r\n")
+    (run / "pictures" / "a.txt").write_text(SECRET)
+    (run / "pictures" / "link.png").symlink_to(outside / "pictures" / "a.png")
+    (run / "videos").symlink_to(outside)
+    (place / "runs" / "linked").symlink_to(outside)
+    return place / "runs"
 
 
 def _nothing_opens(folder: Path, checkpoint: int | None) -> Any:
@@ -161,10 +177,10 @@ def test_the_page_comes_with_its_headers_by_every_name_of_this_machine(here: Ser
     assert "server" not in found.headers
 
 
-def test_answers_of_the_interface_are_not_kept_and_nothing_is_shared_with_other_pages(here: Served):
+def test_answers_of_the_interface_are_asked_for_anew_and_nothing_is_shared_with_other_pages(here: Served):
     found = ask(here, "/api/runs")
     assert found.status == 200
-    assert found.headers["cache-control"] == "no-store"
+    assert found.headers["cache-control"] in ("no-store", "no-cache")
     assert not [key for key in found.headers if key.startswith("access-control")]
 
 
@@ -181,7 +197,7 @@ def test_a_made_page_acts_on_nothing():
     policy = dict(guard._dressed(start, "/api/compared/x")["headers"])[b"content-security-policy"].decode()
     assert "default-src 'none'" in policy
     assert "script" not in policy
-    assert policy.endswith("sandbox")
+    assert policy.endswith("sandbox allow-same-origin")
 
 
 # -- strangers -----------------------------------------------------------------------------------------------------
@@ -322,7 +338,105 @@ CROOKED = [
 def test_crooked_paths_are_refused(here: Served, target: str):
     found = ask(here, target)
     assert found.status == 400
-    assert "outside" not in found.body
+    assert SECRET not in found.body
+
+
+ELSEWHERE = [
+    "/api/run/linked",
+    "/api/run/outside",
+    "/api/curves/linked?key=train/loss",
+    "/api/media/linked/pictures/a.png",
+    "/api/media/one/videos/film.mp4",
+    "/api/media/one/pictures/link.png",
+    "/api/media/one/pictures/a.txt",
+    "/api/media/one/pictures/none.png",
+    "/api/media/one/config.yaml",
+    "/api/media/one/checkpoints/a.png",
+    "/api/media/pictures/a.png",
+    "/api/media/a.png",
+    "/api/compared/outside",
+    "/api/compared/a.b",
+    "/api/frame/linked?row=0&kind=real",
+    "/api/episodes/outside",
+    "/api/starts/linked",
+]
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+def test_what_lies_elsewhere_is_not_found(here: Served, target: str):
+    found = ask(here, target)
+    assert found.status in (400, 404)
+    assert SECRET not in found.body
+
+
+WAYS_OUT = [
+    "../outside",
+    "..%2foutside",
+    "%2e%2e/outside",
+    "%252e%252e%252foutside",
+    "one/../../outside",
+    "/etc",
+    "one/./x",
+]
+
+
+@pytest.mark.parametrize("way", WAYS_OUT)
+@pytest.mark.parametrize("kind", ["run", "curves", "media", "frame", "episodes", "episode", "inside", "starts"])
+def test_no_name_of_a_run_leads_out(here: Served, kind: str, way: str):
+    assert ask(here, f"/api/{kind}/{way}/pictures/a.png").status == 400
+    assert ask(here, f"/api/{kind}/one/pictures/{way}").status == 400
+
+
+@pytest.mark.parametrize(
+    "runs", [["../outside"], ["linked"], ["/etc"], ["one/../../outside"], "one", [1], [], None, ["one"] * 65]
+)
+def test_only_runs_that_there_are_are_compared(here: Served, runs: Any):
+    found = ask(here, "/api/compare", {"Content-Type": "application/json"}, "POST", json.dumps({"runs": runs}).encode())
+    assert found.status in (400, 404)
+    assert list(json.loads(found.body)) == ["error"]
+
+
+@pytest.mark.parametrize("run", ["../outside", "linked", "/etc", "one/../../outside", "", None, 1, ["one"], {}])
+def test_only_runs_that_there_are_are_played(here: Served, run: Any):
+    with connect(f"ws://127.0.0.1:{here.port}/api/play") as line:
+        line.send(json.dumps({"do": "open", "run": run, "start": {"kind": "any"}}))
+        while (said := json.loads(line.recv(10)))["is"] in ("waiting", "opening"):
+            pass
+        assert said["is"] == "error"
+        assert SECRET not in said["text"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(
+            {},
+            {"do": None},
+            {"do": "fly"},
+            {"do": "act"},
+            {"do": "act", "act": 2, "n": -1},
+            {"do": "set", "fps": "fast"},
+        ),
+        *({"do": "set", "fps": 0}, {"do": "set", "temperature": -1}, {"do": "save"}, {"do": "record", "on": 1}),
+        *({"do": "step"}, {"do": "open", "run": "one", "checkpoint": "../1"}, {"do": "open", "run": "one", "start": 3}),
+        *({"do": "open", "run": "one", "start": {"kind": "row", "row": -5}}, {"do": "restart", "start": {"kind": "x"}}),
+        *({"do": "set", "who": "nobody"}, {"do": "act", "act": {"a": [1]}, "n": 1}),
+    ],
+    ids=json.dumps,
+)
+def test_messages_that_make_no_sense_are_answered_and_do_not_end_the_studio(here: Served, message: dict[str, Any]):
+    with connect(f"ws://127.0.0.1:{here.port}/api/play") as line:
+        line.send(json.dumps(message))
+        line.send(json.dumps({"do": "fly"}))  # which is answered, whatever the first was
+        said = json.loads(line.recv(10))
+        assert said["is"] == "error"
+        assert "Traceback" not in said["text"]
+
+
+def test_what_a_run_shows_is_served(here: Served):
+    found = ask(here, "/api/media/one/pictures/a.png")
+    assert (found.status, found.headers["content-type"]) == (200, "image/png")
+    assert ask(here, "/api/run/one").status == 200
 
 
 @pytest.mark.parametrize(

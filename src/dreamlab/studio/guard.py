@@ -51,9 +51,9 @@ POLICY = (
 """for the page and all that it loads"""
 MADE_PAGE = (
     "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'self'; sandbox"
+    "form-action 'none'; frame-ancestors 'self'; sandbox allow-same-origin"
 )
-"""for pages that were made of runs, which hold their style and pictures: nothing in them acts"""
+"""for pages that were made of runs, which hold their style and pictures: nothing in them acts, their height can be read"""
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
