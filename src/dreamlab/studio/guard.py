@@ -53,7 +53,7 @@ MADE_PAGE = (
     "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'self'; sandbox allow-same-origin"
 )
-"""for pages that were made of runs, which hold their style and pictures: nothing in them acts, their height can be read"""
+"""for pages made of runs, which hold their style and pictures: nothing in them acts, and their height can be read"""
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
