@@ -86,8 +86,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A World Models and a DreamerV3 run on the tiny game, and runs that are broken or full of HTML."""
     root = tmp_path_factory.mktemp("studio") / "runs"
     train = ["--env", "tiny/Catch", "--preset", "smoke", "--threads", "1", "--env.no-workers", "--eval-episodes", "1"]
-    for name, agent in (("wm", "world-models"), ("dreamer", "dreamer-v3")):
-        assert main(["train", agent, *train, "--run", str(root / name)]) == 0
+    for name, agent, steps in (("wm", "world-models", "200"), ("dreamer", "dreamer-v3", "96")):
+        assert main(["train", agent, *train, "--steps", steps, "--run", str(root / name)]) == 0
     for name in BROKEN:
         shutil.copytree(root / "wm", root / name)
     (root / BROKEN[0] / "config.yaml").write_text("agent: [world-mod")
@@ -232,3 +232,29 @@ def test_the_link_with_the_token_opens_the_page_typed_or_followed_from_another_s
     page.wait_for_url(server.at("?again"))
     expect(page.get_by_text("asks for the token of its link")).to_be_visible()
     page.close()
+
+
+# -- episodes ------------------------------------------------------------------------------------------------------
+
+
+def picture(page: Page, label: str) -> str:
+    """What a canvas shows."""
+    return page.get_by_role("img", name=label, exact=True).evaluate("canvas => canvas.toDataURL()")
+
+
+@pytest.mark.parametrize("run", ["wm", "dreamer"])
+def test_an_episode_is_scrubbed_and_leads_to_play(opens: Opens, run: str):
+    page = opens(f"#/episodes/{run}")
+    slider = page.get_by_role("slider", name="Row of the episode")
+    expect(slider).not_to_have_attribute("max", "0")
+    slider.focus()
+    first = picture(page, "The frame")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(slider).to_have_value("3")
+    until(lambda: picture(page, "The frame") != first)
+    expect(page.get_by_text("Return so far")).to_be_visible()
+    page.get_by_role("button", name="One back").click()
+    expect(slider).to_have_value("2")
+    page.get_by_role("link", name="Play on from here").click()
+    page.wait_for_url(re.compile(rf"#/play/{run}\?row=\d+"))
