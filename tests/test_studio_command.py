@@ -69,9 +69,10 @@ def test_an_empty_folder_is_served_quietly_and_ends_at_once_with_130(tmp_path: P
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 130
             assert time.monotonic() - begun < 4
-        out, err = process.communicate()
-        assert out == "        there is no display here: open the link yourself\n"
-        assert err == "dreamlab: stopped\n"
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.read() == "        there is no display here: open the link yourself\n"
+        assert process.stderr.read() == "dreamlab: stopped\n"
     assert list(tmp_path.iterdir()) == []
 
 

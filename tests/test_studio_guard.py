@@ -142,7 +142,7 @@ def raw(port: int, data: bytes, wait: float = 5.0) -> Reply:
         headers = {k.lower(): v for k, _, v in (one.partition(": ") for one in rest)}
         while len(body) < int(headers.get("content-length", 0)):
             body += line.recv(65536)
-    return Reply(int(first.split()[1]), headers, body.decode())
+    return Reply(int(first.split()[1]), headers, body.decode(errors="replace"))
 
 
 def ask(
