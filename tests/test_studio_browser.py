@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from dreamlab.cli.main import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("the studio's pages are tested in Chromium; type: apt-get install chromium", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright; type: pip install -e '.[dev]'")
 expect = sync_api.expect
 Page = Any
@@ -126,6 +129,8 @@ def lab(root: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("the studio's pages are tested in Chromium; type: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         one = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield one
@@ -258,3 +263,148 @@ def test_an_episode_is_scrubbed_and_leads_to_play(opens: Opens, run: str):
     expect(slider).to_have_value("2")
     page.get_by_role("link", name="Play on from here").click()
     page.wait_for_url(re.compile(rf"#/play/{run}\?row=\d+"))
+
+
+# -- runs that are not as they should be ---------------------------------------------------------------------------
+
+
+class Client:
+    """A player without a browser."""
+
+    def __init__(self, server: Lab) -> None:
+        self.line = connect(f"ws://127.0.0.1:{server.port}/api/play")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.line.close()
+
+    def say(self, **message: Any) -> None:
+        self.line.send(json.dumps(message))
+
+    def hear(self, *kinds: str) -> dict[str, Any]:
+        """The next message of these kinds; a picture's head is of the kind "picture"."""
+        while True:
+            got = self.line.recv(WAIT / 1000)
+            size = int.from_bytes(got[:4], "little") if isinstance(got, bytes) else 0
+            said = {"is": "picture", **json.loads(got[4 : 4 + size])} if size else json.loads(got)
+            if said["is"] in kinds:
+                return said
+
+    def open(self, run: str) -> dict[str, Any]:
+        self.say(do="open", run=run, start={"kind": "any"}, fps=30, reality=False)
+        return self.hear("ready", "error")
+
+    def plays(self, pictures: int = 4) -> bool:
+        """Whether its dream goes on; one that has ended is begun again."""
+        for _ in range(pictures):
+            if (said := self.hear("picture", "error"))["is"] == "error":
+                return False
+            if said["ended"]:
+                self.say(do="restart")
+        return True
+
+
+def fetched(server: Lab, path: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(server.at(path), timeout=20) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def copied(lab: Lab, name: str, run: str = "wm") -> Path:
+    shutil.copytree(lab.root / run, lab.root / name, dirs_exist_ok=True)
+    return lab.root / name
+
+
+def test_broken_runs_are_listed_with_their_trouble_and_harm_no_other(lab: Lab):
+    status, told = fetched(lab, "api/runs")
+    assert status == 200
+    rows = {row["run"]: row for row in told["runs"]}
+    assert {"wm", "dreamer", HTML, *BROKEN} <= set(rows)
+    assert rows["wm"]["playable"]
+    assert rows["wm"]["problem"] is None
+    assert not rows[BROKEN[0]]["playable"]
+    with Client(lab) as one, Client(lab) as other:
+        assert other.open("wm")["is"] == "ready"
+        for name in BROKEN:
+            assert fetched(lab, f"api/run/{urllib.parse.quote(name)}")[0] == 200
+            assert one.open(name)["is"] == "error"
+        assert one.open("wm")["is"] == "ready"
+        assert one.plays()
+        assert other.plays()
+
+
+def test_a_checkpoint_with_a_pickle_is_named_and_not_opened(lab: Lab):
+    run, mark = copied(lab, "pickled"), lab.root.parent / "executed"
+
+    class Act:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (mark,)
+
+    for path in run.glob("checkpoints/*/*.safetensors"):
+        path.write_bytes(pickle.dumps(Act()))
+    with Client(lab) as one:
+        said = one.open("pickled")
+    assert said["is"] == "error"
+    assert "pickle" in said["text"]
+    assert not mark.exists()
+    shutil.rmtree(run)
+
+
+def test_a_run_that_is_deleted_while_it_is_played_harms_no_other(lab: Lab):
+    run = copied(lab, "gone")
+    with Client(lab) as one, Client(lab) as other:
+        assert one.open("gone")["is"] == "ready"
+        assert other.open("wm")["is"] == "ready"
+        assert one.plays()
+        shutil.rmtree(run)
+        one.say(do="open", run="gone", start={"kind": "any"})
+        assert one.hear("error")["text"]
+        assert other.plays()
+        until(lambda: fetched(lab, "api/run/gone")[0] == 404)
+        assert "gone" not in {row["run"] for row in fetched(lab, "api/runs")[1]["runs"]}
+
+
+def test_a_film_is_saved_in_the_run_and_nowhere_else(lab: Lab):
+    run, outside = copied(lab, "saving"), lab.root.parent / "outside"
+    outside.mkdir()
+
+    def saved() -> dict[str, Any]:
+        with Client(lab) as one:
+            assert one.open("saving")["is"] == "ready"
+            one.say(do="record", on=True)
+            one.say(do="step")
+            assert one.hear("picture", "error")["is"] == "picture"
+            one.say(do="save")
+            return one.hear("saved", "error")
+
+    told = saved()
+    assert (run / told["path"]).suffix == ".mp4"
+    assert (run / told["path"]).parent == run / "dreams"
+    assert (run / told["path"]).stat().st_size > 0
+    shutil.rmtree(run / "dreams")
+    (run / "dreams").symlink_to(outside)
+    assert saved()["is"] == "error"
+    assert list(outside.iterdir()) == []
+    shutil.rmtree(run)
+
+
+def test_looking_writes_nothing_into_a_run(lab: Lab):
+    def state() -> dict[str, tuple[int, int]]:
+        found = [path for name in ("wm", "dreamer") for path in (lab.root / name, *(lab.root / name).rglob("*"))]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+    before = state()
+    for name in ("wm", "dreamer"):
+        for path in ("run", "episodes", "starts"):
+            assert fetched(lab, f"api/{path}/{name}")[0] == 200
+        key = fetched(lab, f"api/curves/{name}")[1]["keys"][0]
+        assert fetched(lab, f"api/curves/{name}?key={urllib.parse.quote(key, safe='')}")[1]["curves"][key]["y"]
+        with Client(lab) as one:
+            one.say(do="open", run=name, start={"kind": "any"}, reality=True)
+            assert one.hear("ready", "error")["is"] == "ready"
+            assert one.plays()
+    assert state() == before
