@@ -133,7 +133,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("the studio's pages are tested in Chromium; type: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         one = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        expect.set_options(timeout=WAIT)
         yield one
+        expect.set_options(timeout=5000)
         one.close()
 
 
@@ -408,3 +410,191 @@ def test_looking_writes_nothing_into_a_run(lab: Lab):
             assert one.hear("ready", "error")["is"] == "ready"
             assert one.plays()
     assert state() == before
+
+
+# -- all runs ------------------------------------------------------------------------------------------------------
+
+
+def test_the_runs_are_listed_and_two_curves_laid_over_one_another(opens: Opens):
+    page = opens()
+    table = page.get_by_role("table")
+    for name in ("wm", "dreamer", HTML, *BROKEN):
+        expect(table.get_by_role("link", name=name, exact=True)).to_be_visible()
+    curves = page.get_by_role("region", name="Curves of ticked runs")
+    expect(curves).to_be_hidden()
+    for name in ("wm", "dreamer"):
+        page.get_by_role("checkbox", name=f"Show the curves of {name}", exact=True).check()
+    expect(curves.get_by_text("2 runs ticked")).to_be_visible()
+    for name in ("wm", "dreamer"):
+        expect(curves.locator("svg, .chart, figure").get_by_text(re.compile(rf"^{name}\b")).first).to_be_visible()
+    curves.get_by_role("button", name="Clear").click()
+    expect(curves).to_be_hidden()
+
+
+def test_text_of_runs_is_text(opens: Opens):
+    page = opens()
+    for address in ("#/", f"#/run/{urllib.parse.quote(HTML)}", f"#/episodes/{urllib.parse.quote(HTML)}"):
+        page.goto(page.url.partition("#")[0] + address)
+        expect(page.get_by_text(HTML).locator("visible=true").first).to_be_visible()
+        assert page.locator("img[src=x]").count() == 0
+
+
+# -- play ----------------------------------------------------------------------------------------------------------
+
+
+def step_of(page: Page) -> int:
+    """The dream's step, as the page tells it."""
+    text = page.get_by_role("region", name="Numbers").locator("dt:text-is('Step') + dd").inner_text()
+    return int(text.replace(",", "")) if text[0].isdigit() else 0
+
+
+def play(page: Page, steps: int, *keys: str) -> None:
+    """Play so many steps by keys in turn; a dream that ends is begun again."""
+    again = page.get_by_role("button", name="Play again")
+    last = done = presses = 0
+
+    def played() -> bool:
+        nonlocal last, done, presses
+        now = step_of(page)
+        done, last = done + (now - last if now >= last else now), now
+        if again.is_visible():
+            again.click()
+        elif keys:
+            page.keyboard.press(keys[presses % len(keys)], delay=40)
+            presses += 1
+        return done >= steps
+
+    until(played, 30)
+
+
+@pytest.mark.parametrize("run", ["wm", "dreamer"])
+def test_twenty_steps_are_played_handed_over_and_taken_back_beside_reality(opens: Opens, run: str):
+    page = opens(f"#/play/{run}")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(page.get_by_text("You play", exact=True)).to_be_visible()
+    before = picture(page, "The dream")
+    play(page, 20, "ArrowLeft", "ArrowRight")
+    until(lambda: picture(page, "The dream") != before)
+    page.get_by_role("button", name="Agent", exact=True).click()
+    expect(page.get_by_text("The agent plays", exact=True)).to_be_visible()
+    play(page, 5)
+    page.get_by_role("button", name="You", exact=True).click()
+    expect(page.get_by_text("You play", exact=True)).to_be_visible()
+    reality = page.get_by_role("checkbox", name="Reality beside it")
+    reality.set_checked(True)
+    expect(page.get_by_role("img", name="Reality", exact=True)).to_be_visible()
+    empty = page.evaluate("document.createElement('canvas').toDataURL()")
+    until(lambda: picture(page, "Reality") != empty)
+    play(page, 5, "ArrowLeft")
+    expect(page.get_by_role("img", name="Apart from reality, live")).to_be_visible()
+    reality.set_checked(False)
+    expect(page.get_by_role("img", name="Reality", exact=True)).to_be_hidden()
+
+
+def test_paused_it_goes_step_by_step_from_a_stored_frame(opens: Opens):
+    page = opens("#/play/dreamer")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused", exact=True)).to_be_visible()
+    frames = page.get_by_role("group", name="Stored frames to start from").get_by_role("button")
+    frames.first.click()
+    expect(frames.first).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Pause").click()
+    at = step_of(page)
+    time.sleep(0.3)
+    at = step_of(page)
+    page.get_by_role("button", name="One step").click()
+    until(lambda: step_of(page) in (at + 1, 1))
+
+
+def test_a_second_client_plays_at_the_same_time(opens: Opens):
+    pages = [opens("#/play/wm"), opens("#/play/dreamer"), opens("#/play/wm", width=390)]
+    for page in pages:
+        expect(page.get_by_text("You play", exact=True)).to_be_visible()
+    for page in pages:
+        play(page, 5, "ArrowRight")
+
+
+def test_a_film_is_recorded(opens: Opens, lab: Lab):
+    run = copied(lab, "filmed")
+    page = opens("#/play/filmed")
+    page.get_by_role("button", name="Record", exact=True).click()
+    expect(page.get_by_role("button", name="Stop and save")).to_be_visible()
+    play(page, 1)
+    page.get_by_role("button", name="Stop and save").click()
+    expect(page.get_by_role("link", name=re.compile(r"\.mp4$"))).to_be_visible()
+    assert list((run / "dreams").glob("*.mp4"))
+    shutil.rmtree(run)
+
+
+def test_the_studio_is_killed_and_comes_back(opens: Opens, lab: Lab, watched: Watched):
+    watched.excused += ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "WebSocket connection"]
+    runs, game = opens(), opens("#/play/wm")
+    expect(game.get_by_text("You play", exact=True)).to_be_visible()
+    expect(runs.get_by_role("link", name="wm", exact=True)).to_be_visible()
+    lab.stop()
+    for page in (runs, game):
+        expect(page.get_by_text("The studio does not answer").first).to_be_visible()
+    lab.start()
+    expect(game.get_by_text("The studio does not answer").first).to_be_hidden()
+    play(game, 5, "ArrowLeft")
+    new = copied(lab, "new")
+    expect(runs.get_by_role("link", name="new", exact=True)).to_be_visible()
+    shutil.rmtree(new)
+    expect(runs.get_by_role("link", name="new", exact=True)).to_be_hidden()
+
+
+# -- looks ---------------------------------------------------------------------------------------------------------
+
+PAGES = [
+    "#/",
+    *(f"#/{page}/{run}" for run in ("wm", "dreamer") for page in ("run", "play", "inside", "episodes")),
+    "#/compare?run=wm&run=dreamer",
+    "#/run/nowhere",
+]
+
+
+def light(page: Page) -> float:
+    """How bright the ground of the page is, 0 to 255."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+def test_both_themes_by_the_system_and_by_the_button(opens: Opens):
+    assert light(opens(scheme="dark")) < 60
+    page = opens(scheme="light")
+    assert light(page) > 200
+    seen = set()
+    for _ in range(3):
+        page.get_by_role("button", name="Theme").click()
+        seen.add((page.get_by_role("button", name="Theme").inner_text(), light(page) > 128))
+    assert seen == {("Theme: dark", False), ("Theme: light", True), ("Theme: system", True)}
+    page.get_by_role("button", name="Theme").click()
+    page.reload()
+    assert light(page) < 60
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_every_page_fits_a_phone_and_has_one_heading(opens: Opens, watched: Watched, address: str):
+    if "nowhere" in address:
+        watched.excused += ["404"]
+    page = opens(address, width=390)
+    expect(page.get_by_role("heading", level=1).first).to_be_attached()
+    time.sleep(0.5)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.get_by_role("heading", level=1).count() == 1
+    named = page.locator("button, a[href], input, select").all()
+    assert named
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll("button, a[href], input, select, canvas[role]")]
+        .filter((node) => node.checkVisibility() && !(node.innerText?.trim() || node.ariaLabel || node.title
+          || node.labels?.length || node.querySelector("img[alt]:not([alt=''])")))
+        .map((node) => node.outerHTML.slice(0, 120))"""
+    )
+    assert unnamed == []
+
+
+def test_an_address_that_leads_to_no_run_says_so(opens: Opens, watched: Watched):
+    watched.excused += ["404", "WebSocket"]
+    for page in ("run", "inside", "episodes", "play"):
+        shown = opens(f"#/{page}/nowhere")
+        expect(shown.get_by_text(re.compile("no run")).first).to_be_visible()
