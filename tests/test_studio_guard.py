@@ -337,7 +337,7 @@ CROOKED = [
 @pytest.mark.parametrize("target", CROOKED)
 def test_crooked_paths_are_refused(here: Served, target: str):
     found = ask(here, target)
-    assert found.status == 400
+    assert found.status == 404
     assert SECRET not in found.body
 
 
@@ -383,8 +383,9 @@ WAYS_OUT = [
 @pytest.mark.parametrize("way", WAYS_OUT)
 @pytest.mark.parametrize("kind", ["run", "curves", "media", "frame", "episodes", "episode", "inside", "starts"])
 def test_no_name_of_a_run_leads_out(here: Served, kind: str, way: str):
-    assert ask(here, f"/api/{kind}/{way}/pictures/a.png").status == 400
-    assert ask(here, f"/api/{kind}/one/pictures/{way}").status == 400
+    for target in (f"/api/{kind}/{way}/pictures/a.png", f"/api/{kind}/one/pictures/{way}"):
+        found = ask(here, target)
+        assert (found.status, json.loads(found.body)) == (404, {"error": "there is nothing at this address"})
 
 
 @pytest.mark.parametrize(
@@ -445,7 +446,6 @@ def test_what_a_run_shows_is_served(here: Served):
 def test_what_is_not_there_is_not_found(here: Served, target: str):
     found = ask(here, target)
     assert found.status in (404, 307)
-    assert "root:" not in found.body
 
 
 def test_a_percent_sign_in_a_name_is_no_attack(here: Served):
@@ -520,13 +520,16 @@ def closed_with(here: Served, *sent: str | bytes) -> int:
         return line.protocol.close_code or 0
 
 
-@pytest.mark.parametrize("text", [body.decode("latin-1") for body in NONSENSE[:-1]], ids=lambda text: text[:12])
-def test_messages_that_are_no_object_end_a_websocket(here: Served, text: str):
-    assert closed_with(here, text) == 1007
+@pytest.mark.parametrize(
+    "sent", [*(body.decode("latin-1") for body in NONSENSE), "", b"{}"], ids=lambda sent: str(sent[:12])
+)
+def test_messages_that_are_no_object_are_answered_and_change_nothing(here: Served, sent: str | bytes):
+    with connect(f"ws://127.0.0.1:{here.port}/api/play") as line:
+        line.send(sent)
+        assert json.loads(line.recv(10))["is"] == "error"
 
 
-def test_messages_of_bytes_too_long_or_too_many_end_a_websocket(here: Served):
-    assert closed_with(here, b"{}") == 1003
+def test_messages_too_long_or_too_many_end_a_websocket(here: Served):
     assert closed_with(here, '{"a": "' + "x" * traffic.LONGEST + '"}') == 1009
     assert closed_with(here, *["{}"] * (3 * traffic.MESSAGES)) == 1008
 

@@ -187,13 +187,13 @@ def crooked(scope: Scope) -> Refused | None:
     path = unquote(raw.decode("latin-1"))
     again = unquote(path)  # what would be read if somebody decoded it once more
     if not path.startswith("/") or b"%00" in query:
-        return Refused(400, "no such address")
+        return Refused(404, "there is nothing at this address")
     for text in (path, again):
         steps = text.removesuffix("/").split("/")[1:]
         if _CONTROL.search(text) or "\\" in text or any(step in ("", ".", "..") for step in steps):
-            return Refused(400, "no such address")
+            return Refused(404, "there is nothing at this address")
     if again.count("/") != path.count("/"):
-        return Refused(400, "no such address")
+        return Refused(404, "there is nothing at this address")
     return None
 
 
