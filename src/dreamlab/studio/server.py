@@ -61,7 +61,10 @@ class Patient(H11Protocol):
 def serve(application: Any, listening: socket.socket) -> None:
     """Serve on a socket until SIGINT or SIGTERM, which is raised again at the end; nobody's visit holds it up."""
     _speak()
-    uvicorn.Server(settings(application)).run(sockets=[listening])
+    try:
+        uvicorn.Server(settings(application)).run(sockets=[listening])
+    finally:
+        logging.disable()  # whatever is cut off now is no news
 
 
 def settings(application: Any) -> uvicorn.Config:
@@ -102,7 +105,7 @@ def _speak() -> None:
 
     to_terminal = logging.StreamHandler()
     to_terminal.setFormatter(Short())
-    for name in ("dreamlab.studio", "uvicorn", "asyncio"):
+    for name in ("dreamlab.studio", "uvicorn", "asyncio", "concurrent.futures"):
         log = logging.getLogger(name)
         log.handlers, log.propagate = [to_terminal], False
         log.setLevel(logging.ERROR if name == "uvicorn" else logging.WARNING)
