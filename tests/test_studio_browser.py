@@ -293,13 +293,14 @@ class Client:
     """A player without a browser."""
 
     def __init__(self, server: Lab) -> None:
-        self.line = connect(f"ws://127.0.0.1:{server.port}/api/play")
+        self.connected = connect(f"ws://127.0.0.1:{server.port}/api/play")
 
     def __enter__(self) -> Client:
+        self.line = self.connected.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.line.close()
+    def __exit__(self, *error: Any) -> None:
+        self.connected.__exit__(*error)
 
     def say(self, **message: Any) -> None:
         self.line.send(json.dumps(message))
