@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
         ([], "dreamlab demo makes a first run"),
         (["a-file"], "a-file is no folder"),
         ([".", "--port", "70000"], "--port must be between 0 and 65535"),
-        ([".", "--clients", "0"], "--clients must be at least 1"),
+        ([".", "--clients", "0"], "--clients and --threads must be at least 1"),
         ([".", "--host", "203.0.113.7"], "--host names an address of this machine"),
     ],
 )

@@ -40,8 +40,8 @@ class Options:
     """open the page in a browser"""
     clients: int = 8
     """who may play at once; the next waits"""
-    threads: int = 0
-    """threads in which a model steps; 0 takes the number of cores, at most 2"""
+    threads: int = 1
+    """threads in which a model steps; more than one helps only where cores are free"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -49,8 +49,8 @@ def run(argv: Sequence[str]) -> int:
     chosen = ask(Options, argv, "dreamlab studio", __doc__ or "")
     if not 0 <= chosen.port < 1 << 16:
         raise UserError(f"--port must be between 0 and 65535, got {chosen.port}")
-    if chosen.clients < 1 or chosen.threads < 0:
-        raise UserError("--clients must be at least 1, and --threads at least 0")
+    if chosen.clients < 1 or chosen.threads < 1:
+        raise UserError("--clients and --threads must be at least 1")
     root = find(chosen.runs)
     listening = listen(chosen.host, chosen.port)
     with listening:
@@ -118,8 +118,7 @@ def serve(chosen: Options, root: Path, listening: socket) -> int:
 
     token = secrets.token_urlsafe(24) if chosen.token or chosen.host not in HERE else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlab" / "studio"
-    threads = chosen.threads or min(2, os.cpu_count() or 1)
-    studio = Studio(root, session.open_run, cache, token, chosen.clients, threads)  # type: ignore[arg-type]
+    studio = Studio(root, session.open_run, cache, token, chosen.clients, chosen.threads)  # type: ignore[arg-type]
     app = application(studio)
     greet(chosen, root, listening.getsockname()[1], token)
     try:
