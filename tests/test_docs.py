@@ -130,7 +130,7 @@ def read(argv: list[str]) -> None:
     verb, rest = argv[0], [PLACEHOLDERS.get(word, word) for word in argv[1:]]
     options = {"demo": demo.Options, "evaluate": evaluate.Options, "dream": dream.Options, "ls": ls.Options}
     options |= {"compare": compare.Options, "report": report.Options}
-    for name in ("import", "publish", "export", "sweep"):
+    for name in ("import", "publish", "export", "studio", "sweep"):
         options[name] = importlib.import_module(f"dreamlab.cli.{name}").Options
     if verb == "--version":
         return

@@ -192,4 +192,7 @@ def farewell(summary: Mapping[str, Any], folder: Path) -> list[str]:
         f"         dreamlab dream {folder} --horizon 50 --temperature 0.5",
         "         dreamlab train world-models --env CarRacing-v3 --preset car-racing   (the paper's, for days)",
         "(dreamlab is in .venv/bin; type: source .venv/bin/activate)",
+        "",
+        f"play:    dreamlab studio {folder} --open",
+        "         drive in the dream yourself, in a browser; reality beside it, or the trained controller at the wheel",
     ]

@@ -24,7 +24,7 @@ from pathlib import Path
 from dreamlab.core.errors import Interrupted, UserError, suggest
 
 ORDER = (
-    *("demo", "train", "plan", "evaluate", "compare", "report", "sweep", "dream"),
+    *("demo", "train", "plan", "evaluate", "compare", "report", "sweep", "dream", "studio"),
     *("collect", "import", "publish", "export", "ls", "agents", "envs", "presets"),
 )
 """verbs in the order of the help; others follow by name"""

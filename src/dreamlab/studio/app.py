@@ -8,8 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 from dreamlab.core.errors import RunError, UserError
 from dreamlab.studio import guard, looking, play, runs
@@ -36,8 +38,17 @@ def application(studio: Studio) -> FastAPI:
     async def told(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 404 if isinstance(error, runs.Unknown) else 400)
 
+    @app.exception_handler(RequestValidationError)
+    async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
+        wrong = error.errors()[0]
+        return JSONResponse({"error": f"{'.'.join(str(at) for at in wrong['loc'][1:])}: {wrong['msg']}"}, 400)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=dict(error.headers or {}))
+
     @app.get("/")
-    async def page() -> FileResponse:
+    async def front() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -8,7 +8,8 @@
 //   #/compare?run=A&run=B                             pages/compare.js
 //
 // A page is a module: mount(root, {run, params, signal, go}); the signal ends it.
-import { el, put } from "./dom.js";
+import { Refused } from "./api.js";
+import { el, notice, put } from "./dom.js";
 
 const PAGES = ["runs", "run", "play", "inside", "episodes", "compare"];
 const TABS = [["run", "Overview"], ["play", "Play"], ["inside", "Inside"], ["episodes", "Episodes"]];
@@ -68,4 +69,11 @@ function theme(next) {
 button.addEventListener("click", () => theme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]));
 theme(document.documentElement.dataset.theme);
 addEventListener("hashchange", show);
+// What a page has asked for ends with the page, and that is no error; a refusal that nobody took up is told.
+addEventListener("unhandledrejection", (event) => {
+  const { reason } = event;
+  if (reason instanceof Refused) notice(reason.message, "error");
+  else if (reason?.name !== "AbortError") return;
+  event.preventDefault();
+});
 show();
