@@ -433,7 +433,7 @@ class DreamerV1:
     def policy(self, explore: bool) -> Policy:
         """It samples and adds noise, or takes the likeliest action."""
         plain = self.pick.mode if self.evaluation == "mode" else self.pick.sample
-        return acting.Acting(self.model, self.actor, self.explored if explore else plain)
+        return acting.Acting(self.model, self.actor, self.explored if explore else plain, often=explore)
 
     def explored(self, out: Tensor) -> Tensor:
         """An action (N, A) while it explores, of what the actor says."""

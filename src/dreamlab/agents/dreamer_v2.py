@@ -488,7 +488,7 @@ class DreamerV2:
     def policy(self, explore: bool) -> Policy:
         """It samples while it is trained, and takes the likeliest action when it is evaluated."""
         choose = self.pick.sample if explore or self.evaluation == "sample" else self.pick.mode
-        return acting.Acting(self.model, self.actor, choose)
+        return acting.Acting(self.model, self.actor, choose, often=explore)
 
     def learn_from(self, recorded: Recorded) -> None:
         """Learn from recordings alone.

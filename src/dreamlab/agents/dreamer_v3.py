@@ -468,7 +468,7 @@ class DreamerV3:
     def policy(self, explore: bool) -> Policy:
         """It samples, and leaves the states that it reached beside the rows."""
         choose = self.pick.sample if explore or self.evaluation == "sample" else self.pick.mode
-        return acting.Acting(self.model, self.actor, choose, store=explore)
+        return acting.Acting(self.model, self.actor, choose, store=explore, often=explore)
 
     def learn_from(self, recorded: Recorded) -> None:
         """Learn from recordings alone.

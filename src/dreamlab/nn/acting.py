@@ -47,15 +47,22 @@ class Acting:
     Args:
         choose: an action (N, A) from what the actor says (N, outs).
         store: whether the states are written beside the rows, in few bytes, for learning to begin from.
+        often: it acts for long, so that recording its step pays (``nn.traced``).
     """
 
     def __init__(
-        self, model: RecurrentModel, actor: nn.Module, choose: Callable[[Tensor], Tensor], store: bool = False
+        self,
+        model: RecurrentModel,
+        actor: nn.Module,
+        choose: Callable[[Tensor], Tensor],
+        store: bool = False,
+        often: bool = False,
     ) -> None:
         self.model, self.actor, self.choose = model, actor, choose
         sight = model.encoder.sight
         self.keys = (*sight.images, *(["vector"] if sight.vector else []))
-        self.look = Traced(Looking(model, actor, self.keys, store))
+        look = Looking(model, actor, self.keys, store)
+        self.look: Callable[..., tuple[Tensor, ...]] = Traced(look) if often else look
 
     def initial(self, n: int) -> Remembered:
         """Zeros."""
