@@ -81,6 +81,7 @@ export class List {
     for (const node of this.body.querySelectorAll("button[data-key]")) {
       const here = node.dataset.key === key;
       node.setAttribute("aria-pressed", String(here));
+      if (here) this.summary.textContent = `${node.querySelector("b").textContent}, return ${node.querySelector("output").textContent}: choose another`;
       const { body } = this;
       if (here && (node.offsetTop < body.scrollTop || node.offsetTop + node.offsetHeight > body.scrollTop + body.clientHeight)) body.scrollTop = node.offsetTop - body.clientHeight / 2;
     }

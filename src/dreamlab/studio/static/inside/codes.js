@@ -33,6 +33,7 @@ export class Changed {
   }
 }
 
+const two = (value) => value.toFixed(2).replace(/^-(0\.00)$/, "$1");
 const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 
 /** Sliders over all numbers of a code, those that vary most first. */
@@ -46,12 +47,12 @@ export function sliders(view, ranges, change) {
     return end ? Math.max(given + air, v) : Math.min(given - air, v);
   }));
   const parts = order.map((d) => {
-    const out = el("output", {}, start[d].toFixed(2));
+    const out = el("output", {}, two(start[d]));
     const input = el("input", {
       type: "range", min: low[d], max: high[d], step: "any", value: start[d], "aria-label": `Number ${d + 1} of the code`,
       oninput: () => {
         now[d] = Number(input.value);
-        out.textContent = now[d].toFixed(2);
+        out.textContent = two(now[d]);
         node.classList.toggle("moved", Math.abs(now[d] - start[d]) > 1e-6);
         change([...now]);
       },
@@ -64,7 +65,7 @@ export function sliders(view, ranges, change) {
     now[d] = Math.max(low[d], Math.min(high[d], value));
     const part = parts.find((p) => p.d === d);
     part.input.value = now[d];
-    part.out.textContent = now[d].toFixed(2);
+    part.out.textContent = two(now[d]);
     part.node.classList.toggle("moved", Math.abs(now[d] - start[d]) > 1e-6);
     if (tell) change([...now]);
   }
@@ -109,7 +110,7 @@ export function classes(view, change) {
   const node = el(
     "div",
     { class: "stack" },
-    el("div", { class: "in-maps" }, column("Prior", "before it was seen", prior), post && column("Posterior", "once it was seen", post), kl && column("KL", `${figure(total)} nats in all`, kl)),
+    el("div", { class: "in-maps" }, column("Prior", "before it was seen", prior), post && column("Posterior", "once it was seen", post), kl && column("KL", `${figure(Number(total.toPrecision(3)))} nats`, kl)),
     el("div", { class: "row between" }, legend(), el("span", { class: "row" }, el("button", { type: "button", onclick: reset }, "Reset"), el("button", { type: "button", onclick: random }, "Classes at random"))),
   );
   if (kl) kl.height = () => prior.canvas.clientHeight || view.kl.length * 16;
@@ -125,7 +126,7 @@ export function normals(view, order) {
   return el(
     "div",
     { class: "stack" },
-    el("div", { class: "in-maps wide" }, el("div", { class: "in-map" }, el("h3", {}, "In deviations of the prior"), el("p", { class: "in-keys muted" }, key("--second", "prior"), key("--first", "posterior"), key("--ink", "drawn")), drawing.node), kl && el("div", { class: "in-map" }, el("h3", {}, "KL"), el("p", { class: "muted" }, `${figure(total)} nats in all`), kl.node)),
+    el("div", { class: "in-maps wide" }, el("div", { class: "in-map" }, el("h3", {}, "In deviations of the prior"), el("p", { class: "in-keys muted" }, key("--second", "prior"), key("--first", "posterior"), key("--ink", "drawn")), drawing.node), kl && el("div", { class: "in-map" }, el("h3", {}, "KL"), el("p", { class: "muted" }, `${figure(Number(total.toPrecision(3)))} nats`), kl.node)),
   );
 }
 

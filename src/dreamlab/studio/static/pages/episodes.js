@@ -18,9 +18,9 @@ export async function mount(root, { run, params, signal }) {
 
   async function open(what, at = 0) {
     list.mark(what.episode ?? String(what.row));
+    if (!WIDE.matches) list.node.open = false;
     await viewer.open({ ...what, checkpoint: what.checkpoint ?? checkpoint }, at);
     if (viewer.info) list.mark(viewer.info.episode);
-    if (!WIDE.matches) list.node.open = false;
   }
 
   const found = await list.load(checkpoint, 0);
@@ -100,6 +100,7 @@ class Viewer {
     this.empty.hidden = true;
     const { pictures, model, length } = info;
     this.reel = drawn ?? (pictures && new Reel({ run: this.run, episode: info.episode, checkpoint: this.checkpoint, length, size: pictures, version: info.checkpoint }));
+    if (this.reel) this.reel.onready = () => mine === this.opening && this.show();
     this.screens.hidden = !this.reel;
     if (this.reel) for (const canvas of [this.real, this.seen]) [canvas.width, canvas.height] = [this.reel.size[1], this.reel.size[0]];
     this.second.hidden = !model;
@@ -193,8 +194,8 @@ class Viewer {
       if (info.model) {
         const read = (series.rew ?? series.value ?? series.con ?? []).length;
         const here = at < read && this.reel.draw(this.seen, "reconstruction", at);
-        this.note.hidden = here || at < read;
-        this.seen.classList.toggle("faint", !here && at >= read);
+        this.note.hidden = here;
+        this.seen.classList.toggle("faint", !here);
       }
     }
     const last = at === info.length - 1;

@@ -267,7 +267,7 @@ class Page {
     if (!seen) return;
     this.reel?.paint?.(this.seen, values);
     const names = this.info.space.vector ?? [];
-    const rows = seen.map((v, d) => el("tr", {}, el("td", {}, names[d] ?? `number ${d + 1}`), el("td", {}, figure(Number(v.toPrecision(4)))), el("td", {}, figure(Number((values[d] ?? NaN).toPrecision(4))))));
+    const rows = seen.map((v, d) => el("tr", {}, el("td", {}, names[d] ?? `number ${d + 1}`), el("td", {}, number(v)), el("td", {}, number(values[d]))));
     put(this.numbers, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Observation"), el("th", {}, "seen"), el("th", {}, "the model's"))), el("tbody", {}, rows)));
   }
 
