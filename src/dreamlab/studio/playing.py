@@ -14,6 +14,7 @@ import dataclasses
 import secrets
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -242,10 +243,8 @@ class Player:
         if watching is not None and watching.behind and (wait is None or wait > SOONEST / self.fps):
             await self.studio.compute(watching.catch_up, 1 if wait else 4)
             return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), wait)
-        except TimeoutError:
-            pass
 
     async def _tick(self, game: Game) -> None:
         now = time.monotonic()

@@ -76,6 +76,7 @@ class Play {
   opened() {
     if (this.cut) notice("The studio is back.");
     this.cut = false;
+    if (this.ready) this.set({ paused: this.transport.paused, turns: this.transport.turns, who: this.transport.who });
     this.open();
   }
 
@@ -103,6 +104,7 @@ class Play {
       this.transport.show(ready);
       if (ready.keys.turns) this.transport.turn(true);
     } else this.hands.n += 1;
+    this.transport.node.inert = false;
     this.transport.begun(ready);
     this.stage.show(ready, this.reality);
     this.numbers.show(ready, this.reality && ready.can.reality);
@@ -133,6 +135,7 @@ class Play {
 
   lost() {
     this.cut = true;
+    this.transport.node.inert = true;
     this.head = null;
     this.stage.say("The studio does not answer", "It is asked again every moment. Is it still running?", true);
   }
@@ -152,7 +155,7 @@ class Play {
   }
 
   keydown(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || !this.hands) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.hands || this.cut) return;
     const at = event.target.closest?.("input, select, textarea, button, a, summary");
     const writing = at?.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
     if (writing || (at && ["Space", "Enter"].includes(event.code)) || (at?.matches("input") && event.code.startsWith("Arrow"))) return;

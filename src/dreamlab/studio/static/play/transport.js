@@ -32,6 +32,7 @@ export class Transport {
       el("div", { class: "row checks" },
         this.check(this.realBox, "Reality beside it"), this.check(this.differenceBox, "Difference"), this.check(this.turnBox, "Time waits for a key")),
       this.own);
+    this.node.inert = true; // until there is a dream
   }
 
   check(box, text) {
@@ -39,6 +40,7 @@ export class Transport {
   }
 
   show(ready) {
+    this.node.inert = false;
     this.fps = ready.fps;
     this.speed.value = SPEEDS.reduce((best, s, i) => (Math.abs(s - ready.fps) < Math.abs(SPEEDS[best] - ready.fps) ? i : best), 0);
     this.tellSpeed();
@@ -146,7 +148,7 @@ export class Transport {
 
   saved({ run, path }) {
     this.recorded(false);
-    this.film.replaceChildren(el("a", { href: link(`media/${run}/${path}`), target: "_blank", rel: "noopener" }, path));
+    this.film.replaceChildren(el("a", { href: link(`media/${run}/${path}`), target: "_blank", rel: "noopener", title: path }, "The film"));
     notice(`Saved as ${path}`);
   }
 
