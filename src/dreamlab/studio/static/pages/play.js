@@ -28,7 +28,7 @@ class Play {
     this.starts = new Starts(this);
     put(root,
       el("h1", { class: "unseen" }, `Play in the dream of ${run}`),
-      el("div", { class: "play" },
+      this.node = el("div", { class: "play" },
         el("div", { class: "play-stage" }, this.stage.node, this.transport.node),
         el("div", { class: "play-keys card" }, this.keys.node),
         el("div", { class: "play-numbers card" }, this.numbers.node),
@@ -94,6 +94,7 @@ class Play {
   begun(ready) {
     clearTimeout(this.opening);
     const fresh = !this.ready || this.ready.run !== ready.run || this.ready.checkpoint !== ready.checkpoint;
+    this.node.classList.remove("alone");
     this.ready = ready;
     this.start = ready.start.kind === "row" ? { kind: "row", row: ready.start.row } : { kind: "reset", seed: ready.start.seed };
     if (fresh || !this.hands) {
@@ -119,6 +120,7 @@ class Play {
   failed(text) {
     clearTimeout(this.opening);
     if (this.ready && this.head && !this.stage.covered) return notice(text, "error");
+    if (!this.ready) this.node.classList.add("alone");
     this.stage.say("This cannot be played", text, false, [el("a", { class: "button", href: hash("runs") }, "All runs")]);
   }
 
