@@ -30,8 +30,9 @@ from dreamlab.studio import rows
 if TYPE_CHECKING:
     from dreamlab.studio.studio import OpenedRun
 
-CONTEXT = 400
-"""rows of an episode, the last ones before the start, that model and agent look at first"""
+CONTEXT = 256
+"""rows of an episode, the last ones before the start, that model and agent look at first: about a second of a
+Dreamer's time, while other players wait"""
 Obs = dict[str, np.ndarray]
 
 

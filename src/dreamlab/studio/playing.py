@@ -37,7 +37,7 @@ SOONEST = 0.25
 """share of a tick's time after which a changed key may bring the next one"""
 TOGETHER = 0.8
 """seconds that a dream waits for reality, so that both begin together"""
-BUSY = 256
+BUSY = 1500
 """pictures that the agent may be behind before it catches up even where there is no time to spare"""
 
 
@@ -64,6 +64,7 @@ class Player:
         self._sent, self._seen = 0, -1  # numbers of pictures; -1: this client does not say what it has seen
         self._last = self._next = self._rate = 0.0
         self._urgent = False
+        self._look = 0.005  # seconds that the agent takes to look at one picture
 
     async def run(self) -> None:
         """Until the client leaves."""
@@ -240,8 +241,10 @@ class Player:
 
     async def _idle(self, game: Game, wait: float | None) -> None:
         watching = game.dream.watching
-        if watching is not None and watching.behind and (wait is None or wait > SOONEST / self.fps):
-            await self.studio.compute(watching.catch_up, 1 if wait else 4)
+        if watching is not None and watching.behind and (wait is None or wait > 2 * self._look):
+            began = time.monotonic()
+            await self.studio.compute(watching.catch_up, 1)
+            self._look = 0.8 * self._look + 0.2 * (time.monotonic() - began)
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), wait)
@@ -260,7 +263,7 @@ class Player:
             act = _neutral(game)
         watching = game.dream.watching
         if watching is not None and watching.behind > BUSY:
-            await self.studio.compute(watching.catch_up, 8)
+            await self.studio.compute(watching.catch_up, 2)
         moment = await self.studio.compute(game.advance, act)
         game.ret += moment.rew or 0.0
         try:
