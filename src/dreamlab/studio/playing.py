@@ -255,7 +255,8 @@ class Player:
         interval, pace = now - self._last, 1 / self.fps
         if interval < 2:
             self._rate = 0.9 * self._rate + 0.1 / max(interval, 1e-3) if self._rate else 1 / max(interval, 1e-3)
-        self._next = max(now, self._next + pace) if now - self._next < pace else now + pace
+        early = now < self._next  # a changed key, or a single step
+        self._next = now + pace if early else max(now, self._next + pace)  # what is late is made good by one tick
         self._last = now
         game.who, game.key = self.who, game.hand.n
         act = None if self.who == "agent" else game.hand.take(now)
