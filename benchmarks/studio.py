@@ -219,7 +219,13 @@ async def shared(link: str, run: str, clients: int, seconds: float) -> dict[str,
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     mean = statistics.mean(rates)
-    return {"clients": clients, "each": rates, "all": sum(rates), "slowest": min(rates) / mean, "fastest": max(rates) / mean}
+    return {
+        "clients": clients,
+        "each": rates,
+        "all": sum(rates),
+        "slowest": min(rates) / mean,
+        "fastest": max(rates) / mean,
+    }
 
 
 def told(record: dict[str, Any]) -> Iterator[str]:
@@ -234,7 +240,8 @@ def told(record: dict[str, Any]) -> Iterator[str]:
     yield f"  key to picture   {latency['median']:6.1f} ms, p90 {latency['p90']:.1f} of {latency['presses']}   {floor}"
     if "shared" in record:
         s = record["shared"]
-        yield f"  {s['clients']} clients        {s['all']:6.1f} together; slowest {s['slowest']:.2f}, fastest {s['fastest']:.2f} of a fair part"
+        parts = f"slowest {s['slowest']:.2f}, fastest {s['fastest']:.2f} of a fair part"
+        yield f"  {s['clients']} clients        {s['all']:6.1f} together; {parts}"
 
 
 def _met(is_met: bool) -> str:

@@ -41,7 +41,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small World Models run of Catch in it."""
     root = tmp_path_factory.mktemp("studio")
     threads = torch.get_num_threads()
-    small = ["--preset", "smoke", "--threads", "1", "--env.no-workers", "--eval-episodes", "1", "--run", f"{root}/catch"]
+    small = [
+        "--preset",
+        "smoke",
+        "--threads",
+        "1",
+        "--env.no-workers",
+        "--eval-episodes",
+        "1",
+        "--run",
+        f"{root}/catch",
+    ]
     assert main(["train", "world-models", "--env", "tiny/Catch", *small]) == 0
     torch.set_num_threads(threads)
     return root
@@ -279,16 +289,16 @@ def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_p
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with TestClient(application(Studio(tmp_path, session.open_run, tmp_path / "cache", threads=1))) as client:
-        with client.websocket_connect("/api/play") as socket:
-            line = Line(socket)
-            line.open({"kind": "row", "row": row}, reality=True)
-            gone = line.told("reality")
-            assert gone["state"] == "away"
-            assert "exactly this frame" in gone["why"]
-            head, planes = line.tick(0, 1)
-            assert set(planes) == {"dream"}
-            assert "error" not in head
+    studio = Studio(tmp_path, session.open_run, tmp_path / "cache", threads=1)
+    with TestClient(application(studio)) as client, client.websocket_connect("/api/play") as socket:
+        line = Line(socket)
+        line.open({"kind": "row", "row": row}, reality=True)
+        gone = line.told("reality")
+        assert gone["state"] == "away"
+        assert "exactly this frame" in gone["why"]
+        head, planes = line.tick(0, 1)
+        assert set(planes) == {"dream"}
+        assert "error" not in head
 
 
 def test_an_environment_that_dies_is_a_sentence_and_the_dream_goes_on(client, opened):
@@ -375,7 +385,9 @@ def test_keys_stand_for_what_actions_mean():
     many = controls.choices([f"action {i}" for i in range(60)])["actions"]
     used = [tuple(a["keys"]) for a in many if a["keys"]]
     assert len(set(used)) == len(used)
-    car = controls.controls(envs.default_config("CarRacing-v3"), spaces.Box(np.float32([-1, 0, 0]), np.float32(1), (3,)))
+    car = controls.controls(
+        envs.default_config("CarRacing-v3"), spaces.Box(np.float32([-1, 0, 0]), np.float32(1), (3,))
+    )
     assert car["rest"] == [0, 0, 0]
     assert {b["name"]: (b["axis"], b["value"]) for b in car["buttons"]} == {
         "steer left": (0, -1),
@@ -391,18 +403,18 @@ def test_keys_stand_for_what_actions_mean():
 
 
 def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_path):
-    with TestClient(_application(root, opened, tmp_path, seats=1)) as client:
-        with client.websocket_connect("/api/play") as second:
-            with client.websocket_connect("/api/play") as first:
-                one, two = Line(first), Line(second)
-                one.open({"kind": "any"})
-                two.say("open", run="catch", start={"kind": "any"})
-                assert two.told("waiting")["place"] == 1
-                with client.websocket_connect("/api/play") as third:
-                    line = Line(third)
-                    line.say("open", run="catch")
-                    assert line.told("waiting")["place"] == 2  # and leaves again
-            assert two.told("ready")["run"] == "catch"
+    application = _application(root, opened, tmp_path, seats=1)
+    with TestClient(application) as client, client.websocket_connect("/api/play") as second:
+        with client.websocket_connect("/api/play") as first:
+            one, two = Line(first), Line(second)
+            one.open({"kind": "any"})
+            two.say("open", run="catch", start={"kind": "any"})
+            assert two.told("waiting")["place"] == 1
+            with client.websocket_connect("/api/play") as third:
+                line = Line(third)
+                line.say("open", run="catch")
+                assert line.told("waiting")["place"] == 2  # and leaves again
+        assert two.told("ready")["run"] == "catch"
 
 
 def test_whatever_is_wrong_becomes_a_word(client, opened):

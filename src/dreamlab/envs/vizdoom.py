@@ -107,7 +107,7 @@ def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
 def action_names(config: EnvConfig) -> list[str]:
     """What each action means: nothing, then one button each, the scenario's last one first, as the package has them."""
     import vizdoom
-    import vizdoom.gymnasium_wrapper  # noqa: F401 it registers the ids
+    import vizdoom.gymnasium_wrapper  # it registers the ids
 
     scenario = gymnasium.spec(config.id).kwargs["scenario_config_file"]
     with open(os.path.join(vizdoom.scenarios_path, scenario), encoding="utf-8") as file:

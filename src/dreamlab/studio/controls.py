@@ -2,7 +2,7 @@
 
 A page is given one of two forms. Keys are ``KeyboardEvent.code``; buttons on the screen stand for the same::
 
-    {"kind": "choice", "rest": 0 or None, "actions": [{"act": 2, "name": "up right", "keys": ["ArrowUp", "ArrowRight"]}]}
+    {"kind": "choice", "rest": 0 or None, "actions": [{"act": 2, "name": "up fire", "keys": ["ArrowUp", "Space"]}]}
     {"kind": "axes", "rest": [0, 0, 0], "buttons": [{"name": "gas", "keys": ["ArrowUp"], "axis": 1, "value": 1.0}],
      "smooth": 0.4, "low": [...], "high": [...]}
 
@@ -109,7 +109,15 @@ def axes(space: spaces.Box, names: list[list[str]] | None, smooth: float) -> dic
             keys = (_chord(name, 0) or []) if named else pairs[k][end : end + 1] if k < len(pairs) else []
             if k < SHOWN:
                 buttons.append({"name": name, "keys": keys, "axis": k, "value": high[k] if more else low[k]})
-    return {"kind": "axes", "rest": rest, "low": low, "high": high, "whole": False, "smooth": smooth, "buttons": buttons}
+    return {
+        "kind": "axes",
+        "rest": rest,
+        "low": low,
+        "high": high,
+        "whole": False,
+        "smooth": smooth,
+        "buttons": buttons,
+    }
 
 
 def _names(config: EnvConfig, entry: dict[str, Any], n: int) -> list[str]:

@@ -30,8 +30,9 @@ from dreamlab.studio import rows
 if TYPE_CHECKING:
     from dreamlab.studio.studio import OpenedRun
 
-CONTEXT = 400
-"""rows of an episode, the last ones before the start, that model and agent look at first"""
+CONTEXT = 256
+"""rows of an episode, the last ones before the start, that model and agent look at first: about a second of a
+Dreamer's time, while other players wait"""
 Obs = dict[str, np.ndarray]
 
 
@@ -98,7 +99,7 @@ class Dream:
     def __init__(
         self, opened: OpenedRun, context: Context, temperature: float, seed: int, start: State | None = None
     ) -> None:
-        """``start``: the latent (1, ...) of an earlier dream from this context, so that it need not be observed again."""
+        """``start``: the latent (1, ...) of an earlier dream from this context, which is then not observed again."""
         self.act_space, self.context = opened.act_space, context
         if start is None:
             with torch.inference_mode(), forked(seed, "observe"):
@@ -137,7 +138,7 @@ class Dream:
 
 
 class Watching:
-    """The agent beside a player: what it has not looked at yet waits in a queue, until there is time or it takes over."""
+    """The agent beside a player: what it has not looked at yet waits in line, until there is time or it takes over."""
 
     def __init__(self, policy: Policy, act_space: spaces.Space, device: torch.device, context: Context) -> None:
         self.policy, self.act_space, self.device = policy, act_space, device

@@ -38,11 +38,13 @@ class Game:
         self.opened, self.start, self.dream, self.seed = opened, start, dream, seed
         self.origin = origin if not isinstance(origin, str) else None
         self.why_no_reality = origin if isinstance(origin, str) else ""
-        same = before is not None and before.opened is opened
-        self.controls = before.controls if same else controls.controls(opened.spec.env, opened.act_space)  # type: ignore[union-attr]
+        before = before if before is not None and before.opened is opened else None
+        self.controls: dict[str, Any] = (
+            controls.controls(opened.spec.env, opened.act_space) if before is None else before.controls
+        )
         self.hand = Hand(self.controls["rest"])
         self.may_be_real = self.origin is not None  # until it fails
-        self.recording: Recording | None = before.recording if same else None  # type: ignore[union-attr]
+        self.recording: Recording | None = before.recording if before is not None else None
         self.ret = 0.0
         self.ms = 0.0
         self.act: Any = None
@@ -223,7 +225,9 @@ def resolve(opened: OpenedRun, start: Start) -> tuple[Start, Any]:
         return start, None
     try:
         experience = opened.rows()
-        found = rows.starts(experience)[1::-1] if start.kind == "any" else []  # in the middle of an episode, if there is such
+        found = (
+            rows.starts(experience)[1::-1] if start.kind == "any" else []
+        )  # in the middle of an episode, if there is such
     except (RunError, KeyError, OSError) as error:
         if start.kind == "row":
             raise UserError(f"The rows of this run cannot be read ({error}). Start from a fresh reset.") from error

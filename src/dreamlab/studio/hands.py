@@ -31,7 +31,7 @@ class Hand:
         self._last: Any = rest
 
     def press(self, act: Any, n: int, now: float) -> bool:
-        """The newest act, None where all is let go. Returns whether something changed; what is older than ``n`` is not."""
+        """The newest act, None where all is let go; an older ``n`` is dropped. Returns whether something changed."""
         if n < self.n:
             return False
         again = n == self.n

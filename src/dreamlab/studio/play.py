@@ -69,7 +69,7 @@ def router(studio: Studio) -> APIRouter:
             return {
                 "checkpoint": opened.step,
                 "starts": rows.starts(experience, max(1, min(count, 48))),
-                "pictures": rows.image_key(experience.obs_space) is not None,
+                "pictures": rows.image_key(opened.obs_space) is not None,
             }
 
         return await asyncio.to_thread(found)

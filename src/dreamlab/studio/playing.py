@@ -14,6 +14,7 @@ import dataclasses
 import secrets
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -36,7 +37,7 @@ SOONEST = 0.25
 """share of a tick's time after which a changed key may bring the next one"""
 TOGETHER = 0.8
 """seconds that a dream waits for reality, so that both begin together"""
-BUSY = 256
+BUSY = 1500
 """pictures that the agent may be behind before it catches up even where there is no time to spare"""
 
 
@@ -63,6 +64,7 @@ class Player:
         self._sent, self._seen = 0, -1  # numbers of pictures; -1: this client does not say what it has seen
         self._last = self._next = self._rate = 0.0
         self._urgent = False
+        self._look = 0.005  # seconds that the agent takes to look at one picture
 
     async def run(self) -> None:
         """Until the client leaves."""
@@ -239,13 +241,13 @@ class Player:
 
     async def _idle(self, game: Game, wait: float | None) -> None:
         watching = game.dream.watching
-        if watching is not None and watching.behind and (wait is None or wait > SOONEST / self.fps):
-            await self.studio.compute(watching.catch_up, 1 if wait else 4)
+        if watching is not None and watching.behind and (wait is None or wait > 2 * self._look):
+            began = time.monotonic()
+            await self.studio.compute(watching.catch_up, 1)
+            self._look = 0.8 * self._look + 0.2 * (time.monotonic() - began)
             return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), wait)
-        except TimeoutError:
-            pass
 
     async def _tick(self, game: Game) -> None:
         now = time.monotonic()
@@ -253,7 +255,8 @@ class Player:
         interval, pace = now - self._last, 1 / self.fps
         if interval < 2:
             self._rate = 0.9 * self._rate + 0.1 / max(interval, 1e-3) if self._rate else 1 / max(interval, 1e-3)
-        self._next = max(now, self._next + pace) if now - self._next < pace else now + pace
+        early = now < self._next  # a changed key, or a single step
+        self._next = now + pace if early else max(now, self._next + pace)  # what is late is made good by one tick
         self._last = now
         game.who, game.key = self.who, game.hand.n
         act = None if self.who == "agent" else game.hand.take(now)
@@ -261,7 +264,7 @@ class Player:
             act = _neutral(game)
         watching = game.dream.watching
         if watching is not None and watching.behind > BUSY:
-            await self.studio.compute(watching.catch_up, 8)
+            await self.studio.compute(watching.catch_up, 2)
         moment = await self.studio.compute(game.advance, act)
         game.ret += moment.rew or 0.0
         try:

@@ -57,7 +57,9 @@ def of_row(opened: OpenedRun, experience: Any, row: int) -> Origin:
     step = found.step(row)
     ids = found.rows[: step + 1]
     if not rows.column(experience, "is_first", ids[:1])[0]:
-        raise UserError("The beginning of this episode is no longer held, so that it cannot be played again up to here.")
+        raise UserError(
+            "The beginning of this episode is no longer held, so that it cannot be played again up to here."
+        )
     number = rows.number(opened, experience, found)
     if number is None or number < 0:
         raise UserError("It is not known any more which of its environment's episodes this was.")

@@ -51,7 +51,9 @@ def episodes(experience: Any) -> list[Episode]:
     """All that are held, oldest first."""
     index = experience.index
     table = zip(*(column.tolist() for column in index.episodes()), strict=True)
-    return [Episode(i, stream, start, stop, whole, index.streams) for i, (stream, start, stop, whole) in enumerate(table)]
+    return [
+        Episode(i, stream, start, stop, whole, index.streams) for i, (stream, start, stop, whole) in enumerate(table)
+    ]
 
 
 def episode(experience: Any, row: int) -> Episode:

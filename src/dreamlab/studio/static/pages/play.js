@@ -28,7 +28,7 @@ class Play {
     this.starts = new Starts(this);
     put(root,
       el("h1", { class: "unseen" }, `Play in the dream of ${run}`),
-      el("div", { class: "play" },
+      this.node = el("div", { class: "play" },
         el("div", { class: "play-stage" }, this.stage.node, this.transport.node),
         el("div", { class: "play-keys card" }, this.keys.node),
         el("div", { class: "play-numbers card" }, this.numbers.node),
@@ -76,6 +76,7 @@ class Play {
   opened() {
     if (this.cut) notice("The studio is back.");
     this.cut = false;
+    if (this.ready) this.set({ paused: this.transport.paused, turns: this.transport.turns, who: this.transport.who });
     this.open();
   }
 
@@ -93,6 +94,7 @@ class Play {
   begun(ready) {
     clearTimeout(this.opening);
     const fresh = !this.ready || this.ready.run !== ready.run || this.ready.checkpoint !== ready.checkpoint;
+    this.node.classList.remove("alone");
     this.ready = ready;
     this.start = ready.start.kind === "row" ? { kind: "row", row: ready.start.row } : { kind: "reset", seed: ready.start.seed };
     if (fresh || !this.hands) {
@@ -103,6 +105,7 @@ class Play {
       this.transport.show(ready);
       if (ready.keys.turns) this.transport.turn(true);
     } else this.hands.n += 1;
+    this.transport.node.inert = false;
     this.transport.begun(ready);
     this.stage.show(ready, this.reality);
     this.numbers.show(ready, this.reality && ready.can.reality);
@@ -117,6 +120,7 @@ class Play {
   failed(text) {
     clearTimeout(this.opening);
     if (this.ready && this.head && !this.stage.covered) return notice(text, "error");
+    if (!this.ready) this.node.classList.add("alone");
     this.stage.say("This cannot be played", text, false, [el("a", { class: "button", href: hash("runs") }, "All runs")]);
   }
 
@@ -133,6 +137,7 @@ class Play {
 
   lost() {
     this.cut = true;
+    this.transport.node.inert = true;
     this.head = null;
     this.stage.say("The studio does not answer", "It is asked again every moment. Is it still running?", true);
   }
@@ -152,7 +157,7 @@ class Play {
   }
 
   keydown(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || !this.hands) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.hands || this.cut) return;
     const at = event.target.closest?.("input, select, textarea, button, a, summary");
     const writing = at?.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
     if (writing || (at && ["Space", "Enter"].includes(event.code)) || (at?.matches("input") && event.code.startsWith("Arrow"))) return;

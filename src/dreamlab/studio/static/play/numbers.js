@@ -30,8 +30,8 @@ export class Numbers {
     this.ret.textContent = this.step.textContent = this.rate.textContent = "–";
   }
 
-  push(head) {
-    this.ret.textContent = figure(head.ret);
+  push(head, ready) {
+    this.ret.textContent = ready.can.rew ? figure(head.ret) : "–";
     this.step.textContent = figure(head.tick);
     this.rate.textContent = head.rate ? figure(Math.round(head.rate * 10) / 10) : "–";
     if (head.tick) {

@@ -93,7 +93,7 @@ export class Stage {
     light.imageSmoothingQuality = "high";
     light.drawImage(this.screens.dream.canvas, 0, 0, 8, 6);
     if (head.real) this.screens.real.note.textContent = head.real.ended ? `ended, return ${figure(head.real.ret)}` : `return ${figure(head.real.ret)}`;
-    this.screens.dream.note.textContent = `return ${figure(head.ret)}`;
+    this.screens.dream.note.textContent = this.ready.can.rew ? `return ${figure(head.ret)}` : "";
   }
 
   /** A word over the dream, with buttons below it. */
@@ -111,7 +111,7 @@ export class Stage {
 
   over(head) {
     if (this.isOver) return;
-    this.say("The dream ends here", `${head.tick} ${head.tick === 1 ? "step" : "steps"}, return ${figure(head.ret)}`, false, [
+    this.say("The dream ends here", `${head.tick} ${head.tick === 1 ? "step" : "steps"}${this.ready.can.rew ? `, return ${figure(head.ret)}` : ""}`, false, [
       el("button", { type: "button", class: "main", onclick: () => this.play.begin(), "aria-keyshortcuts": "Enter" }, "Play again"),
       el("button", { type: "button", onclick: () => this.play.starts.surprise() }, "Somewhere else"),
     ]);

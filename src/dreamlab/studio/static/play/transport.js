@@ -17,7 +17,7 @@ export class Transport {
     this.turnBox = el("input", { type: "checkbox", onchange: () => this.turn(this.turnBox.checked) });
     this.realBox = el("input", { type: "checkbox", onchange: () => play.wantReality(this.realBox.checked) });
     this.differenceBox = el("input", { type: "checkbox", onchange: () => play.stage.showDifference(this.differenceBox.checked) });
-    this.speed = el("input", { type: "range", min: 0, max: SPEEDS.length - 1, step: 1, oninput: () => this.setSpeed(SPEEDS[this.speed.value]) });
+    this.speed = el("input", { type: "range", min: 0, max: SPEEDS.length - 1, step: 1, value: 8, oninput: () => this.setSpeed(SPEEDS[this.speed.value]) });
     this.speedText = el("output", {});
     this.heat = el("input", { type: "range", min: 0.1, max: 2, step: 0.05, value: 1, oninput: () => this.setHeat(Number(this.heat.value)) });
     this.heatText = el("output", {}, "1.00");
@@ -32,6 +32,7 @@ export class Transport {
       el("div", { class: "row checks" },
         this.check(this.realBox, "Reality beside it"), this.check(this.differenceBox, "Difference"), this.check(this.turnBox, "Time waits for a key")),
       this.own);
+    this.node.inert = true; // until there is a dream
   }
 
   check(box, text) {
@@ -39,6 +40,7 @@ export class Transport {
   }
 
   show(ready) {
+    this.node.inert = false;
     this.fps = ready.fps;
     this.speed.value = SPEEDS.reduce((best, s, i) => (Math.abs(s - ready.fps) < Math.abs(SPEEDS[best] - ready.fps) ? i : best), 0);
     this.tellSpeed();
@@ -146,7 +148,7 @@ export class Transport {
 
   saved({ run, path }) {
     this.recorded(false);
-    this.film.replaceChildren(el("a", { href: link(`media/${run}/${path}`), target: "_blank", rel: "noopener" }, path));
+    this.film.replaceChildren(el("a", { href: link(`media/${run}/${path}`), target: "_blank", rel: "noopener", title: path }, "The film"));
     notice(`Saved as ${path}`);
   }
 
