@@ -20,7 +20,7 @@ Axis = Literal["env_steps", "wall", "step"]
 CELLS = 2048
 """of one file, at most; half of it at least, once it is long"""
 COUNTERS = tuple(f"run/{name}" for name in ("env_steps", "updates", "steps_per_second", "updates_per_second"))
-KEYS = 2000
+KEYS = 1000
 """of one file, at most; others are left out"""
 COUNT, SUM, LOW, HIGH = range(4)
 
