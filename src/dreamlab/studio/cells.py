@@ -20,7 +20,7 @@ Axis = Literal["env_steps", "wall", "step"]
 CELLS = 2048
 """of one file, at most; half of it at least, once it is long"""
 COUNTERS = tuple(f"run/{name}" for name in ("env_steps", "updates", "steps_per_second", "updates_per_second"))
-KEYS = 2000
+KEYS = 1000
 """of one file, at most; others are left out"""
 COUNT, SUM, LOW, HIGH = range(4)
 
@@ -112,10 +112,12 @@ class Cells:
             return
         at = columns[COUNTERS[0]][0]
         for key in COUNTERS[1:]:
-            at = np.intersect1d(at, columns[key][0], assume_unique=True)
-        values = [column[np.isin(index, at)] for index, column in (columns[key] for key in COUNTERS)]
+            if not np.array_equal(at, columns[key][0]):  # a line lacks one
+                at = np.intersect1d(at, columns[key][0], assume_unique=True)
         if not len(at):
             return
+        counted = (columns[key] for key in COUNTERS)
+        values = [column if len(column) == len(at) else column[np.isin(index, at)] for index, column in counted]
         seconds = self.spent[2] + np.cumsum(spent(values, self.spent[:2]))
         _put(self.steps, cell[at], values[0])
         _put(self.seconds, cell[at], seconds)

@@ -26,7 +26,7 @@ from dreamlab.studio.cells import Cells
 T = TypeVar("T")
 BLOCK = 1 << 20
 """bytes that are read at once"""
-WHOLE = 24 << 20
+WHOLE = 16 << 20
 """bytes up to which a file is read wholly while its page waits"""
 SAMPLES = 1024
 """places at which a longer one is read"""

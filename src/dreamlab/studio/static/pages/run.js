@@ -42,7 +42,6 @@ class Page {
     this.stack = el("div", { class: "stack run-page" },
       this.head.node, this.word.node, el("div", { class: "card run-facts" }, this.meter.node, this.facts.node),
       this.curves.hero, this.frames.node, this.pictures.node, this.films.node, this.curves.node, this.scores.node, this.settings.node);
-    put(root, this.stack);
   }
 
   show(run) {
@@ -196,7 +195,9 @@ class Curves {
     this.body = el("div", { class: "stack" });
     this.note = el("span", { class: "muted small", role: "status" });
     this.first = new Drawn(el("figure", { class: "card" }), 220);
-    this.hero = el("section", { hidden: true }, el("div", { class: "row between run-curves" }, el("div", { class: "row" }, el("h2", {}, "Curves"), this.note), controls((what) => (what === "x" ? this.load() : this.redraw()))), this.first.node);
+    this.first.chart = new LineChart(this.first.plot, { height: 220 }); // its room is there before its values
+    this.first.name.textContent = "\u00a0";
+    this.hero = el("section", {}, el("div", { class: "row between run-curves" }, el("div", { class: "row" }, el("h2", {}, "Curves"), this.note), controls((what) => (what === "x" ? this.load() : this.redraw()))), this.first.node);
     this.node = el("section", { hidden: true }, el("h2", {}, "All that it measures"), this.body);
     every(3, () => this.load(), signal, (error) => (this.note.textContent = sentence(error.message)));
   }
@@ -218,7 +219,7 @@ class Curves {
     if (text === this.keys) return;
     this.keys = text;
     this.best = telling(keys);
-    this.hero.hidden = this.node.hidden = !keys.length;
+    this.node.hidden = !keys.length;
     for (const [name, of] of groups(keys)) {
       let group = this.shown.get(name);
       if (!group) {
