@@ -547,7 +547,7 @@ def test_a_film_is_recorded(opens: Opens, lab: Lab):
     expect(page.get_by_role("button", name="Stop and save")).to_be_visible()
     page.get_by_role("button", name="One step").click()
     page.get_by_role("button", name="Stop and save").click()
-    expect(page.get_by_role("link", name=re.compile(r"\.mp4$"))).to_be_visible()
+    expect(page.locator("a[href$='.mp4']")).to_be_visible()
     assert list((run / "dreams").glob("*.mp4"))
     shutil.rmtree(run)
 
