@@ -23,7 +23,7 @@ from gymnasium import spaces
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import is_image
-from dreamlab.studio import openloop, replayed, stretches
+from dreamlab.studio import controls, openloop, replayed, stretches
 from dreamlab.studio.openloop import STEPS
 from dreamlab.studio.sheets import FRAMES, plain, png, sheet
 from dreamlab.studio.shelf import BLOCK, Place, Shelf
@@ -210,10 +210,6 @@ def space_of(space: spaces.Space) -> dict[str, Any]:
 
 def _names(opened: OpenedRun) -> dict[str, Any]:
     """What actions and observed numbers are called: ``names`` of actions, ``axes`` as [less, more], ``vector``."""
-    try:
-        from dreamlab.studio import controls
-    except ImportError:  # without the page that plays there are numbers alone
-        return {}
     config, numbers = opened.spec.env, opened.obs_space.spaces.get("vector")
     told: dict[str, Any] = {}
     if numbers is not None:

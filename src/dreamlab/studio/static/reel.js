@@ -1,6 +1,7 @@
 // The frames of one episode: fetched many at a time as sheets, drawn one at a time without asking again.
 import { link } from "./api.js";
 import { figure } from "./dom.js";
+import { drawing } from "./play/drawings.js";
 
 export const COLUMNS = 16;
 export const FRAMES = 128;
@@ -53,10 +54,9 @@ export class Reel {
 
 /** The same for an environment that shows numbers alone, where there is a drawing of it; null where there is none.
  *  vector(kind, at): the numbers, undefined where they are not known yet. */
-export async function drawnReel(info, vector) {
+export function drawnReel(info, vector) {
   if (info.pictures || !info.vector) return null;
-  const { drawing } = await import("./play/drawings.js").catch(() => ({}));
-  const draw = drawing?.(info.env, info.space.vector ?? []);
+  const draw = drawing(info.env, info.space.vector ?? []);
   if (!draw) return null;
   const paint = (canvas, numbers) => {
     canvas.classList.add("drawn");

@@ -90,7 +90,7 @@ class Viewer {
     }
     this.seenVector = [];
     const seen = this.seenVector;
-    const drawn = await drawnReel(info, (kind, at) => (kind === "real" ? info.vector : seen)[at]);
+    const drawn = drawnReel(info, (kind, at) => (kind === "real" ? info.vector : seen)[at]);
     if (mine !== this.opening) return;
     this.info = info;
     this.checkpoint = what.checkpoint ?? null;

@@ -29,7 +29,7 @@ export async function mount(root, { run, params, signal }) {
   if (signal.aborted) return;
   if (!episode.model) return nothing(body, episode.unmodelled, hash("episodes", run, { episode: episode.episode, at: episode.at }));
   about.textContent = `${episode.agent} · ${episode.env} · checkpoint ${episode.checkpoint.toLocaleString("en")}`;
-  const drawn = await drawnReel(episode, (kind, at) => episode.vector[at]);
+  const drawn = drawnReel(episode, (kind, at) => episode.vector[at]);
   const page = new Page(run, checkpoint, episode, drawn, body, signal);
   await page.go(episode.at);
 }
