@@ -244,6 +244,13 @@ def test_links_out_of_the_root_are_not_followed(tmp_path):
     assert catalogue.place("a") == root / "a"
 
 
+def test_a_run_alone_is_a_root_too(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "demo")
+    assert [row["run"] for row in Catalogue(run).rows()] == ["demo"]
+    monkeypatch.chdir(run)
+    assert Catalogue(Path()).place("demo") == Path()
+
+
 def test_a_run_that_is_deleted_or_comes_while_watched(tmp_path, monkeypatch):
     monkeypatch.setattr("dreamlab.studio.catalogue.FRESH", 0)
     monkeypatch.setattr("dreamlab.studio.catalogue.NEW", 0)

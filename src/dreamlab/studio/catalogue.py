@@ -95,7 +95,8 @@ class Catalogue:
                 now = time.monotonic()
                 rows = [self._row(name, folder, now) for name, folder in places.items() if folder.is_dir()]
                 self._rows = sorted(rows, key=lambda row: (-row["written"], row["run"]))
-                self._rows_at = -FRESH if any(row["pending"] for row in rows) else time.monotonic()
+                left = any(row["spark"] is None for row in rows)
+                self._rows_at = -FRESH if left else time.monotonic()
             return self._rows
 
     def row(self, name: str) -> dict[str, Any]:
