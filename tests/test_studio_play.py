@@ -417,6 +417,23 @@ def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_
         assert two.told("ready")["run"] == "catch"
 
 
+def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(playing, "STILL", 0.05)
+    application = _application(root, opened, tmp_path, seats=1)
+    with TestClient(application) as client, client.websocket_connect("/api/play") as first:
+        one = Line(first)
+        one.open({"kind": "any"})
+        time.sleep(0.2)  # nobody waits: nothing happens
+        assert one.tick(0, 1)[0]["tick"] == 1
+        with client.websocket_connect("/api/play") as second:
+            two = Line(second)
+            two.say("open", run="catch")
+            assert one.told("away")["text"]
+            assert two.told("ready")["run"] == "catch"
+            one.say("open", run="catch")
+            assert one.told("waiting")["place"] == 1
+
+
 def test_whatever_is_wrong_becomes_a_word(client, opened):
     with client.websocket_connect("/api/play") as socket:
         line = Line(socket)

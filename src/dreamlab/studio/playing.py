@@ -14,7 +14,6 @@ import dataclasses
 import secrets
 import time
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -35,6 +34,8 @@ WINDOW = 4
 """pictures that may be on their way to a client that says which it has seen"""
 SOONEST = 0.25
 """share of a tick's time after which a changed key may bring the next one"""
+STILL = 300.0
+"""seconds that a player may stand still while others wait for a seat"""
 TOGETHER = 0.8
 """seconds that a dream waits for reality, so that both begin together"""
 BUSY = 1500
@@ -246,8 +247,18 @@ class Player:
             await self.studio.compute(watching.catch_up, 1)
             self._look = 0.8 * self._look + 0.2 * (time.monotonic() - began)
             return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait)
+        try:
+            await asyncio.wait_for(self._wake.wait(), STILL if wait is None else wait)
+        except TimeoutError:
+            if wait is None and self.seats.line:
+                self._give_up_seat()
+
+    def _give_up_seat(self) -> None:
+        """Somebody waits, and nothing has moved here for long."""
+        self._drop()
+        self._close_env()
+        self.seats.leave(self)
+        self.say(**{"is": "away", "text": "Nothing moved here for a while, and somebody waited for the seat."})
 
     async def _tick(self, game: Game) -> None:
         now = time.monotonic()

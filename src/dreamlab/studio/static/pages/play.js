@@ -2,6 +2,7 @@
 import { hash } from "../app.js";
 import { el, notice, put } from "../dom.js";
 import { Hands } from "../play/hands.js";
+import { gamepads } from "../play/gamepads.js";
 import { Keys } from "../play/keys.js";
 import { Numbers } from "../play/numbers.js";
 import { Session } from "../play/session.js";
@@ -87,6 +88,7 @@ class Play {
     else if (is === "ready") this.begun(message);
     else if (is === "reality") this.realityIs(message);
     else if (is === "saved") this.transport.saved(message);
+    else if (is === "away") this.gone(message.text);
     else if (is === "told") notice(message.text);
     else if (is === "error") this.failed(message.text);
   }
@@ -124,6 +126,12 @@ class Play {
     this.stage.say("This cannot be played", text, false, [el("a", { class: "button", href: hash("runs") }, "All runs")]);
   }
 
+  /** The seat was given to somebody else. */
+  gone(text) {
+    this.ready = this.head = null;
+    this.stage.say("Your seat was given away", text, false, [el("button", { type: "button", class: "main", onclick: () => this.begin() }, "Play on")]);
+  }
+
   shown(head, planes) {
     this.head = head;
     this.n = this.hands?.n;
@@ -154,6 +162,7 @@ class Play {
       this.transport.hidden(document.hidden);
     });
     this.signal.addEventListener("abort", () => this.hands?.end());
+    gamepads((code, down) => (down ? this.hands?.press(code) : this.hands?.release(code)), this.signal);
   }
 
   keydown(event) {
