@@ -137,7 +137,7 @@ class Play {
     this.n = this.hands?.n;
     this.stage.paint(head, planes);
     this.keys.acted(head);
-    this.numbers.push(head, this.ready);
+    this.numbers.push(head, this.ready, !this.transport.turns && !this.transport.paused);
     this.transport.follow(head);
     this.hands?.tick();
     if (head.ended) this.stage.over(head);
