@@ -28,7 +28,7 @@ from dreamlab.core.seeds import forked
 from dreamlab.dream.env import DreamEnv
 from dreamlab.envs import build
 from dreamlab.logs.video import read_mp4
-from dreamlab.studio import controls, dreaming, hands, playing, reality, rows
+from dreamlab.studio import controls, dreaming, hands, outbox, playing, reality, rows
 from dreamlab.studio.app import application
 from dreamlab.studio.studio import Studio
 
@@ -495,11 +495,11 @@ def test_a_slow_client_misses_pictures_and_none_wait_in_line(client, opened):
         line.say("set", paused=True)
         line.say("record", on=True)
         line.told("told")
-        assert len(line.pictures) < playing.WINDOW + 1
+        assert len(line.pictures) < outbox.WINDOW + 1
         old = line.pictures[-1][0]
         line.say("seen", sent=old["sent"])
         head, _ = line.seen(lambda head: head["sent"] > old["sent"])
-        assert head["tick"] > old["tick"] + playing.WINDOW  # the newest
+        assert head["tick"] > old["tick"] + outbox.WINDOW  # the newest
 
 
 def test_leaving_frees_the_seat_and_ends_the_worker(client, opened):

@@ -90,7 +90,7 @@ class Play {
     else if (is === "saved") this.transport.saved(message);
     else if (is === "away") this.gone(message.text);
     else if (is === "told") notice(message.text);
-    else if (is === "error") this.failed(message.text);
+    else if (is === "error") this.failed(message);
   }
 
   begun(ready) {
@@ -119,11 +119,13 @@ class Play {
     this.stage.reality(state, why);
   }
 
-  failed(text) {
+  failed({ text, over }) {
     clearTimeout(this.opening);
-    if (this.ready && this.head && !this.stage.covered) return notice(text, "error");
+    if (this.ready && !over) return notice(text, "error");
+    const again = this.ready ? el("button", { type: "button", class: "main", onclick: () => this.starts.surprise() }, "Begin elsewhere") : null;
     if (!this.ready) this.node.classList.add("alone");
-    this.stage.say("This cannot be played", text, false, [el("a", { class: "button", href: hash("runs") }, "All runs")]);
+    this.ready = this.head = null;
+    this.stage.say("This cannot be played", text, false, [again, el("a", { class: "button", href: hash("runs") }, "All runs")]);
   }
 
   /** The seat was given to somebody else. */
