@@ -28,7 +28,7 @@ from dreamlab.core.seeds import forked
 from dreamlab.dream.env import DreamEnv
 from dreamlab.envs import build
 from dreamlab.logs.video import read_mp4
-from dreamlab.studio import controls, dreaming, hands, playing, reality, rows
+from dreamlab.studio import controls, dreaming, hands, outbox, playing, reality, rows
 from dreamlab.studio.app import application
 from dreamlab.studio.studio import Studio
 
@@ -417,6 +417,23 @@ def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_
         assert two.told("ready")["run"] == "catch"
 
 
+def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(playing, "STILL", 0.05)
+    application = _application(root, opened, tmp_path, seats=1)
+    with TestClient(application) as client, client.websocket_connect("/api/play") as first:
+        one = Line(first)
+        one.open({"kind": "any"})
+        time.sleep(0.2)  # nobody waits: nothing happens
+        assert one.tick(0, 1)[0]["tick"] == 1
+        with client.websocket_connect("/api/play") as second:
+            two = Line(second)
+            two.say("open", run="catch")
+            assert one.told("away")["text"]
+            assert two.told("ready")["run"] == "catch"
+            one.say("open", run="catch")
+            assert one.told("waiting")["place"] == 1
+
+
 def test_whatever_is_wrong_becomes_a_word(client, opened):
     with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
@@ -478,11 +495,11 @@ def test_a_slow_client_misses_pictures_and_none_wait_in_line(client, opened):
         line.say("set", paused=True)
         line.say("record", on=True)
         line.told("told")
-        assert len(line.pictures) < playing.WINDOW + 1
+        assert len(line.pictures) < outbox.WINDOW + 1
         old = line.pictures[-1][0]
         line.say("seen", sent=old["sent"])
         head, _ = line.seen(lambda head: head["sent"] > old["sent"])
-        assert head["tick"] > old["tick"] + playing.WINDOW  # the newest
+        assert head["tick"] > old["tick"] + outbox.WINDOW  # the newest
 
 
 def test_leaving_frees_the_seat_and_ends_the_worker(client, opened):

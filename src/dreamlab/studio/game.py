@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamlab.core.errors import UserError
 from dreamlab.core.pictures import to_rgb
-from dreamlab.studio import controls, dreaming, reality
+from dreamlab.studio import controls, reality
 from dreamlab.studio.dreaming import Dream, Moment
 from dreamlab.studio.film import Recording
 from dreamlab.studio.hands import Hand, as_taken
@@ -214,36 +214,3 @@ def _heard(future: Future[Moment]) -> asyncio.Future[Moment]:
 def _rgb(moment: Moment) -> np.ndarray | None:
     image = moment.obs.get("image")
     return None if image is None else to_rgb(image)
-
-
-def resolve(opened: OpenedRun, start: Start) -> tuple[Start, Any]:
-    """Where "any" is, and the rows that are held, None where there are none or none are needed. It reads files."""
-    from dreamlab.core.errors import RunError
-    from dreamlab.studio import rows
-
-    if start.kind == "reset":
-        return start, None
-    try:
-        experience = opened.rows()
-        found = (
-            rows.starts(experience)[1::-1] if start.kind == "any" else []
-        )  # in the middle of an episode, if there is such
-    except (RunError, KeyError, OSError) as error:
-        if start.kind == "row":
-            raise UserError(f"The rows of this run cannot be read ({error}). Start from a fresh reset.") from error
-        return Start("reset"), None
-    if start.kind == "any":
-        return (Start("row", row=found[0]["row"]), experience) if found else (Start("reset"), None)
-    return start, experience
-
-
-def begin_at(opened: OpenedRun, experience: Any, start: Start) -> tuple[dreaming.Context, Origin | str]:
-    """What is seen on the way to a row, and how reality comes there or why it does not. It reads files."""
-    context = dreaming.of_row(experience, start.row)
-    none = reality.none_because(opened)
-    if none is not None:
-        return context, none
-    try:
-        return context, reality.of_row(opened, experience, start.row)
-    except UserError as error:
-        return context, str(error)

@@ -4,37 +4,36 @@
 
     _read   messages ─▶ hand, settings, orders     at once, while a tick is under way
     _play   open, tick, tick, tick, ...            through studio.compute, one call at a time
-    _send   words in order, the newest picture     a slow client misses pictures, none wait in a line
+    Outbox  words in order, the newest picture     a slow client misses pictures, none wait in a line
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import secrets
 import time
-from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dreamlab.core.errors import UserError
-from dreamlab.studio import dreaming, messages, reality, runs
+from dreamlab.studio import messages
 from dreamlab.studio.film import FRAMES, Recording
-from dreamlab.studio.game import Game, begin_at, resolve
+from dreamlab.studio.game import Game
 from dreamlab.studio.hands import reader
 from dreamlab.studio.messages import Opening, Start
-from dreamlab.studio.reality import Origin, Reality
+from dreamlab.studio.opening import opened_game
+from dreamlab.studio.outbox import Outbox
+from dreamlab.studio.reality import Reality
 
 if TYPE_CHECKING:
     from dreamlab.studio.play import Seats
     from dreamlab.studio.studio import OpenedRun, Studio
 
-WINDOW = 4
-"""pictures that may be on their way to a client that says which it has seen"""
 SOONEST = 0.25
 """share of a tick's time after which a changed key may bring the next one"""
+STILL = 300.0
+"""seconds that a player may stand still while others wait for a seat"""
 TOGETHER = 0.8
 """seconds that a dream waits for reality, so that both begin together"""
 BUSY = 1500
@@ -58,17 +57,15 @@ class Player:
         self._save = False
         self._env: Reality | None = None
         self._env_of: OpenedRun | None = None
-        self._wake, self._out = asyncio.Event(), asyncio.Event()
-        self._words: deque[str] = deque(maxlen=64)
-        self._picture: bytes | None = None
-        self._sent, self._seen = 0, -1  # numbers of pictures; -1: this client does not say what it has seen
+        self._wake = asyncio.Event()
+        self._outbox = Outbox(socket)
         self._last = self._next = self._rate = 0.0
         self._urgent = False
         self._look = 0.005  # seconds that the agent takes to look at one picture
 
     async def run(self) -> None:
         """Until the client leaves."""
-        tasks = [asyncio.create_task(part()) for part in (self._read, self._send, self._play)]
+        tasks = [asyncio.create_task(part()) for part in (self._read, self._outbox.run, self._play)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -80,8 +77,7 @@ class Player:
 
     def say(self, **parts: Any) -> None:
         """Words to the client, as soon as it takes them."""
-        self._words.append(messages.text(**parts))
-        self._out.set()
+        self._outbox.say(**parts)
 
     # -- reading
 
@@ -102,8 +98,7 @@ class Player:
         if kind == "open":
             self._wanted = messages.opening(message)
         elif kind == "seen":
-            self._seen = max(self._seen, messages.whole(message, "sent", 0, 2**53))
-            self._out.set()
+            self._outbox.seen(messages.whole(message, "sent", 0, 2**53))
             return
         elif kind == "set":
             self._set(message)
@@ -160,25 +155,10 @@ class Player:
         elif self.game.recording is not None:
             self._save = True
 
-    # -- sending
-
-    async def _send(self) -> None:
-        while True:
-            await self._out.wait()
-            self._out.clear()
-            while self._words:
-                await self.socket.send_text(self._words.popleft())
-            if self._picture is not None and (self._seen < 0 or self._sent - self._seen < WINDOW):
-                picture, self._picture = self._picture, None
-                self._sent += 1
-                await self.socket.send_bytes(picture)
-
     def _show(self) -> None:
         game = self.game
         assert game is not None
-        head = {**game.head(), "rate": self._rate, "sent": self._sent + 1}
-        self._picture = messages.picture(head, game.pictures())
-        self._out.set()
+        self._outbox.show({**game.head(), "rate": self._rate}, game.pictures())
 
     # -- playing
 
@@ -190,10 +170,11 @@ class Player:
             except (WebSocketDisconnect, asyncio.CancelledError):
                 raise
             except UserError as error:
-                self.say(**{"is": "error", "text": str(error)})
+                self.say(**{"is": "error", "text": str(error), "over": self.game is None})
             except Exception as error:  # a model or a folder that fails ends this dream alone
-                self.say(**{"is": "error", "text": f"The dream failed: {type(error).__name__}: {str(error)[:300]}"})
                 self._drop()
+                words = f"The dream failed: {type(error).__name__}: {str(error)[:300]}"
+                self.say(**{"is": "error", "text": words, "over": True})
 
     async def _once(self) -> None:
         """Whatever is to be done next, or wait for it."""
@@ -246,8 +227,18 @@ class Player:
             await self.studio.compute(watching.catch_up, 1)
             self._look = 0.8 * self._look + 0.2 * (time.monotonic() - began)
             return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait)
+        try:
+            await asyncio.wait_for(self._wake.wait(), STILL if wait is None else wait)
+        except TimeoutError:
+            if wait is None and self.seats.line:
+                self._give_up_seat()
+
+    def _give_up_seat(self) -> None:
+        """Somebody waits, and nothing has moved here for long."""
+        self._drop()
+        self._close_env()
+        self.seats.leave(self)
+        self.say(**{"is": "away", "text": "Nothing moved here for a while, and somebody waited for the seat."})
 
     async def _tick(self, game: Game) -> None:
         now = time.monotonic()
@@ -286,26 +277,8 @@ class Player:
         self.say(**{"is": "opening"})
         before = self.game
         self._drop()
-        folder = await asyncio.to_thread(runs.place, self.studio, asked.run)
-        opened = await self.studio.opened(folder, asked.checkpoint)
-        _ = opened.model  # raises where there is none
-        start, experience = await asyncio.to_thread(resolve, opened, asked.start)
-        origin: Origin | str
-        latent = None
-        if before is not None and before.opened is opened and before.start == start and asked.seed is None:
-            context, origin, latent = before.dream.context, before.origin or before.why_no_reality, before.dream.start
-        elif start.kind == "row":
-            context, origin = await asyncio.to_thread(begin_at, opened, experience, start)
-        else:
-            if (none := reality.none_because(opened)) is not None:
-                raise UserError(f"{none} Start from a stored frame.")
-            origin = Origin(seed=start.seed)
-            first = await asyncio.wrap_future(self._reality_of(opened).begin(origin))
-            context = dreaming.of_reset(first.obs, opened.act_space, opened.compute.device)
-        seed = secrets.randbits(31) if asked.seed is None else asked.seed
-        dream = await self.studio.compute(dreaming.Dream, opened, context, asked.temperature, seed, latent)
-        game = await asyncio.to_thread(Game, opened, start, dream, origin, seed, before)
-        self.who = "you" if dream.watching is None else self.who
+        game = await opened_game(self.studio, asked, before, self._reality_of)
+        self.who = "you" if game.dream.watching is None else self.who
         if asked.fps is not None:
             self.fps = asked.fps
         elif self._asked is None or self._asked.run != asked.run:
@@ -315,11 +288,11 @@ class Player:
         self._steps, self._save, self._urgent, self._again = 0, False, False, None
         self.game = game
         settings = {"fps": self.fps, "temperature": self.temperature, "who": self.who, "paused": self.paused}
-        self._picture = None
+        self._outbox.forget()
         if self.reality and game.may_be_real:
             self._show_reality(game)
             await game.wait_for_reality(TOGETHER)
-        elif start.kind == "reset":
+        else:
             self._close_env()
         self.say(**{"is": "ready", "run": asked.run, **settings, "turns": self.turns, **game.about()})
         if game.reality_is_ready:
@@ -390,7 +363,8 @@ class Player:
     def _drop(self) -> None:
         if self.game is not None:
             self.game.close()
-        self.game = self._picture = None
+        self.game = None
+        self._outbox.forget()
 
 
 def _neutral(game: Game) -> Any:

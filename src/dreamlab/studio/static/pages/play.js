@@ -2,6 +2,7 @@
 import { hash } from "../app.js";
 import { el, notice, put } from "../dom.js";
 import { Hands } from "../play/hands.js";
+import { gamepads } from "../play/gamepads.js";
 import { Keys } from "../play/keys.js";
 import { Numbers } from "../play/numbers.js";
 import { Session } from "../play/session.js";
@@ -87,8 +88,9 @@ class Play {
     else if (is === "ready") this.begun(message);
     else if (is === "reality") this.realityIs(message);
     else if (is === "saved") this.transport.saved(message);
+    else if (is === "away") this.gone(message.text);
     else if (is === "told") notice(message.text);
-    else if (is === "error") this.failed(message.text);
+    else if (is === "error") this.failed(message);
   }
 
   begun(ready) {
@@ -117,11 +119,19 @@ class Play {
     this.stage.reality(state, why);
   }
 
-  failed(text) {
+  failed({ text, over }) {
     clearTimeout(this.opening);
-    if (this.ready && this.head && !this.stage.covered) return notice(text, "error");
+    if (this.ready && !over) return notice(text, "error");
+    const again = this.ready ? el("button", { type: "button", class: "main", onclick: () => this.starts.surprise() }, "Begin elsewhere") : null;
     if (!this.ready) this.node.classList.add("alone");
-    this.stage.say("This cannot be played", text, false, [el("a", { class: "button", href: hash("runs") }, "All runs")]);
+    this.ready = this.head = null;
+    this.stage.say("This cannot be played", text, false, [again, el("a", { class: "button", href: hash("runs") }, "All runs")]);
+  }
+
+  /** The seat was given to somebody else. */
+  gone(text) {
+    this.ready = this.head = null;
+    this.stage.say("Your seat was given away", text, false, [el("button", { type: "button", class: "main", onclick: () => this.begin() }, "Play on")]);
   }
 
   shown(head, planes) {
@@ -129,7 +139,7 @@ class Play {
     this.n = this.hands?.n;
     this.stage.paint(head, planes);
     this.keys.acted(head);
-    this.numbers.push(head, this.ready);
+    this.numbers.push(head, this.ready, !this.transport.turns && !this.transport.paused);
     this.transport.follow(head);
     this.hands?.tick();
     if (head.ended) this.stage.over(head);
@@ -154,6 +164,7 @@ class Play {
       this.transport.hidden(document.hidden);
     });
     this.signal.addEventListener("abort", () => this.hands?.end());
+    gamepads((code, down) => (down ? this.hands?.press(code) : this.hands?.release(code)), this.signal);
   }
 
   keydown(event) {

@@ -56,15 +56,20 @@ export class Keys {
   }
 
   pressed() {
-    if (this.play.transport.who === "you") for (const [code, node] of this.buttons) node.setAttribute("aria-pressed", this.hands.down.has(code));
+    if (this.play.transport.who !== "you") return;
+    for (const [code, node] of this.buttons) {
+      const down = this.hands.down.has(code);
+      node.setAttribute("aria-pressed", down);
+      if (!down && !this.hands.current) node.style.setProperty("--level", 0);
+    }
   }
 
   acted(head) {
     if (!this.hands) return;
     const levels = this.hands.levels(head.act);
     for (const [code, node] of this.buttons) {
-      node.style.setProperty("--level", levels.get(code) || 0);
       const down = head.who === "agent" ? (levels.get(code) || 0) > 0.05 : this.hands.down.has(code);
+      node.style.setProperty("--level", down || this.hands.current ? levels.get(code) || 0 : 0);
       if (node.getAttribute("aria-pressed") !== String(down)) node.setAttribute("aria-pressed", down);
     }
   }

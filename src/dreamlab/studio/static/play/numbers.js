@@ -30,10 +30,10 @@ export class Numbers {
     this.ret.textContent = this.step.textContent = this.rate.textContent = "–";
   }
 
-  push(head, ready) {
+  push(head, ready, steady) {
     this.ret.textContent = ready.can.rew ? figure(head.ret) : "–";
     this.step.textContent = figure(head.tick);
-    this.rate.textContent = head.rate ? figure(Math.round(head.rate * 10) / 10) : "–";
+    this.rate.textContent = steady && head.rate ? figure(Math.round(head.rate * 10) / 10) : "–";
     if (head.tick) {
       if (head.rew !== null) this.rew.push(head.rew);
       if (head.con !== null) this.con.push(head.con);
