@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -12,19 +14,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
 from dreamlab.cli import demo
+from dreamlab.cli import studio as studio_command
 from dreamlab.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 
 
-@contextmanager
+@contextlib.contextmanager
 def studio(*argv: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A studio of its own process, once it serves, and the lines that it said."""
     surroundings = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION")}
@@ -93,6 +95,22 @@ def test_through_ssh_it_says_how_to_reach_it(tmp_path: Path):
     with studio(tmp_path, "--port", 0, SSH_CONNECTION="1.2.3.4 1 5.6.7.8 22") as (process, said):
         assert process.stdout
         assert f"ssh -L {port_of(said)}:localhost:{port_of(said)}" in process.stdout.readline()
+
+
+@pytest.mark.parametrize("typed", ["a run", "a run/", "a run/.", "a run/replay/.."])
+def test_one_run_alone_is_what_the_link_leads_to(typed: str, tmp_path: Path):
+    (tmp_path / "a run" / "replay").mkdir(parents=True)
+    (tmp_path / "a run" / "config.yaml").touch()
+    assert studio_command.find(str(tmp_path / typed)).name == "a run"
+    assert "#/run/a%20run " in greeting(tmp_path / "a run")
+    assert "#" not in greeting(tmp_path)
+
+
+def greeting(root: Path) -> str:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        studio_command.greet(studio_command.Options(str(root)), root, 8765, None)
+    return said.getvalue()
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

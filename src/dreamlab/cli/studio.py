@@ -69,8 +69,8 @@ def find(runs: str) -> Path:
     folder = Path(runs)
     if named.hub_name(runs) is not None:
         return named.place(runs).folder
-    if folder.is_dir():
-        return folder
+    if folder.is_dir():  # a run is called by its folder, which . and .. do not name
+        return folder.resolve() if folder.name in ("", "..") else folder
     if folder.exists():
         raise UserError(f"{folder} is no folder; name a folder that holds runs: dreamlab studio RUNS")
     hint = "dreamlab demo makes a first run in minutes" if runs == Options.runs else "or leave it out for runs"
@@ -135,15 +135,17 @@ def serve(chosen: Options, root: Path, listening: socket) -> int:
 
 def greet(chosen: Options, root: Path, port: int, token: str | None) -> None:
     """Say where the page is, and open it if asked."""
+    from urllib.parse import quote
+
     from dreamlab.evals import catalogue
 
-    found = len(catalogue.find(root)[0])
-    what = f"{found} run{'s' * (found != 1)}" if found else "no runs yet; they show as they appear"
-    secret = f"?token={token}" if token else ""
-    link = f"http://{address(chosen.host)}:{port}/{secret}"
+    found = catalogue.find(root)[0]
+    what = f"{len(found)} run{'s' * (len(found) != 1)}" if found else "no runs yet; they show as they appear"
+    rest = (f"?token={token}" if token else "") + (f"#/run/{quote(root.name, safe='')}" if found == [root] else "")
+    link = f"http://{address(chosen.host)}:{port}/{rest}"
     print(f"studio: {link}   (Ctrl-C ends it)\n        {root}: {what}", flush=True)
     if chosen.host in HERE and "SSH_CONNECTION" in os.environ:
-        near = f"http://localhost:{port}/{secret}"
+        near = f"http://localhost:{port}/{rest}"
         print(
             f"        from your own machine: ssh -L {port}:localhost:{port} and this one's name; then {near}",
             flush=True,
