@@ -294,9 +294,6 @@ def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_p
     studio = Studio(tmp_path, session.open_run, tmp_path / "cache", threads=1)
     made = application(studio)
     with TestClient(made, base_url="http://127.0.0.1") as client, client.websocket_connect(PLAY) as socket:
-        TestClient(application(studio), base_url="http://127.0.0.1") as client,
-        client.websocket_connect(PLAY) as socket,
-    ):
         line = Line(socket)
         line.open({"kind": "row", "row": row}, reality=True)
         gone = line.told("reality")
