@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dreamlab
 from dreamlab.cli.compare import compare as command
 from dreamlab.cli.main import main
 from dreamlab.core.config import write_yaml
-from dreamlab.core.errors import RunError
+from dreamlab.core.errors import RunError, UserError
 from dreamlab.evals import comparison, comparison_page, comparison_plots, plots
 from dreamlab.evals.learning import efficiency, lines
 from dreamlab.evals.published import Published
@@ -59,7 +60,7 @@ def test_seeds_of_one_agent_are_grouped_and_nothing_else_is(tmp_path: Path):
     runs += [write_run(tmp_path / "twin", seed=1)]  # a second run of a seed is no further seed
     (panel,) = comparison.compare([*runs, runs[0]]).panels
     assert [(g.label, len(g.runs)) for g in panel.groups] == [
-        ("iris (a0)", 3),
+        ("iris (a)", 3),
         ("iris (twin)", 1),
         ("iris (lr 0.01)", 1),
         ("dqn", 1),
@@ -305,3 +306,10 @@ def test_a_page_has_room_for_so_much_and_names_the_rest(tmp_path: Path, monkeypa
     page = write_report(run).read_text()
     assert page.count("<video") == 1
     assert re.search(r"Not embedded.*videos/larger?\.mp4", page)
+
+
+def test_python_takes_a_run_a_folder_or_a_list(tmp_path):
+    with pytest.raises(UserError, match="name at least one run"):
+        dreamlab.compare([])
+    with pytest.raises(RunError):
+        dreamlab.compare(tmp_path / "nothing")

@@ -59,6 +59,19 @@ def test_a_resumed_phase_takes_its_rate_from_this_session():
     assert "ETA 3:00" in out.getvalue()
 
 
+def test_a_long_round_keeps_its_rate_and_is_told_rarely():
+    """IRIS learns for a minute or more between two counted steps."""
+    out, clock = io.StringIO(), Clock()
+    sink = console.Sink(file=out, clock=clock)
+    for second in range(241):  # 200 steps at the end of every two minutes
+        clock.now = float(second)
+        sink.progress("dynamics", 200 * (second // 120), 1000, "steps", "")
+    lines = out.getvalue().splitlines()
+    assert len(lines) < 10
+    assert "400/1,000 steps" in lines[-1]
+    assert not [line for line in lines if "200/1,000" in line and "ETA -" in line]
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamlab.cli.api import evaluate, load, make_env, train
+    from dreamlab.cli.api import compare, evaluate, load, make_env, train
     from dreamlab.dream.env import DreamEnv
 
 __version__ = "0.1.0"
-__all__ = ["DreamEnv", "__version__", "evaluate", "load", "make_env", "train"]
+__all__ = ["DreamEnv", "__version__", "compare", "evaluate", "load", "make_env", "train"]
 
 _HOMES = {
     "train": "dreamlab.cli.api",
     "load": "dreamlab.cli.api",
     "evaluate": "dreamlab.cli.api",
+    "compare": "dreamlab.cli.api",
     "make_env": "dreamlab.cli.api",
     "DreamEnv": "dreamlab.dream.env",
 }

@@ -135,6 +135,14 @@ def _is_own(name: str) -> bool:
     return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
+def dreams(name: str) -> bool:
+    """Whether an agent learns a world model: its module says ``DREAMS = False`` where it learns none.
+
+    A module of a user's own is not imported for that, and may.
+    """
+    return canonical(name) not in names() or getattr(load(name), "DREAMS", True)
+
+
 def presets(name: str) -> dict[str, dict[str, Any]]:
     """An agent's presets by name, each with all of ``about suites agent env run``; empty where it has none.
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from dreamlab.agents import random as random_agent
     from dreamlab.core import sampling, seeds
+    from dreamlab.core.inside import View
     from dreamlab.core.types import Batch, Metrics, Recorded
     from dreamlab.nn import (
         acting,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         blocks,
         convolutions,
         distributions,
+        judging,
         latents,
         optim,
         reports,
@@ -67,8 +69,8 @@ else:  # the settings below are the command line's help, which waits for no netw
     sampling, seeds = lazy("dreamlab.core.sampling"), lazy("dreamlab.core.seeds")
     acting, actions, blocks = lazy("dreamlab.nn.acting"), lazy("dreamlab.nn.actions"), lazy("dreamlab.nn.blocks")
     convolutions, distributions = lazy("dreamlab.nn.convolutions"), lazy("dreamlab.nn.distributions")
-    latents, optim, reports = lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim"), lazy("dreamlab.nn.reports")
-    returns, rssm = lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
+    judging, latents, optim = lazy("dreamlab.nn.judging"), lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim")
+    reports, returns, rssm = lazy("dreamlab.nn.reports"), lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
     senses, world_model = lazy("dreamlab.nn.senses"), lazy("dreamlab.nn.world_model")
 
 # ---- settings
@@ -431,7 +433,7 @@ class DreamerV1:
     def policy(self, explore: bool) -> Policy:
         """It samples and adds noise, or takes the likeliest action."""
         plain = self.pick.mode if self.evaluation == "mode" else self.pick.sample
-        return acting.Acting(self.model, self.actor, self.explored if explore else plain)
+        return acting.Acting(self.model, self.actor, self.explored if explore else plain, often=explore)
 
     def explored(self, out: Tensor) -> Tensor:
         """An action (N, A) while it explores, of what the actor says."""
@@ -563,6 +565,10 @@ class DreamerV1:
         """What is yet to come after a state (...): the critic's value without the state's own reward."""
         whole, own = (net(feat).float().squeeze(-1) for net in (self.critic, self.model.reward))
         return (whole - own) / self.config.gamma
+
+    def judge(self, latents: rssm.State, memory: Any = None) -> tuple[Mapping[str, View], Any]:
+        """What actor and critic say of states (N, T, ...)."""
+        return judging.judged(latents.feat, self.actor, self.pick, self.value, self.model.actions), memory
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if nothing had happened."""

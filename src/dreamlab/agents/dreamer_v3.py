@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dreamlab.core import sampling, seeds
+    from dreamlab.core.inside import View
     from dreamlab.core.types import Batch, Metrics, Recorded
     from dreamlab.nn import (
         acting,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         blocks,
         convolutions,
         distributions,
+        judging,
         latents,
         optim,
         reports,
@@ -62,8 +64,8 @@ else:  # the settings below are the command line's help, which waits for no netw
     sampling, seeds = lazy("dreamlab.core.sampling"), lazy("dreamlab.core.seeds")
     acting, actions, blocks = lazy("dreamlab.nn.acting"), lazy("dreamlab.nn.actions"), lazy("dreamlab.nn.blocks")
     convolutions, distributions = lazy("dreamlab.nn.convolutions"), lazy("dreamlab.nn.distributions")
-    latents, optim, reports = lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim"), lazy("dreamlab.nn.reports")
-    returns, rssm = lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
+    judging, latents, optim = lazy("dreamlab.nn.judging"), lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim")
+    reports, returns, rssm = lazy("dreamlab.nn.reports"), lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
     senses, world_model = lazy("dreamlab.nn.senses"), lazy("dreamlab.nn.world_model")
 
 # ---- settings
@@ -466,7 +468,7 @@ class DreamerV3:
     def policy(self, explore: bool) -> Policy:
         """It samples, and leaves the states that it reached beside the rows."""
         choose = self.pick.sample if explore or self.evaluation == "sample" else self.pick.mode
-        return acting.Acting(self.model, self.actor, choose, store=explore)
+        return acting.Acting(self.model, self.actor, choose, store=explore, often=explore)
 
     def learn_from(self, recorded: Recorded) -> None:
         """Learn from recordings alone.
@@ -587,6 +589,10 @@ class DreamerV3:
     def value(self, feat: Tensor) -> Tensor:
         """What the critic says (...)."""
         return self.bins.mean(self.critic(feat))
+
+    def judge(self, latents: rssm.State, memory: Any = None) -> tuple[Mapping[str, View], Any]:
+        """What actor and critic say of states (N, T, ...)."""
+        return judging.judged(latents.feat, self.actor, self.pick, self.value, self.model.actions), memory
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if nothing had happened."""

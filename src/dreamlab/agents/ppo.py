@@ -40,6 +40,7 @@ else:  # the settings below are the command line's help, which waits for no netw
     tianshou, seeing = lazy("dreamlab.nn.tianshou"), lazy("dreamlab.nn.frames")
 
 SEES = "any"
+DREAMS = False
 EXTENDS = ("steps", "run.steps")
 DRY_RUN = {"steps": 256, "rollout": 128, "minibatch": 64, "epochs": 2}
 LOOKED_AT = 256

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dreamlab.core.types import Metrics, Obs
 
 SEES = "any"
+DREAMS = False
 EXTENDS = ("collect", "run.steps")
 
 

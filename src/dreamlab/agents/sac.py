@@ -39,6 +39,7 @@ else:  # the settings below are the command line's help, which waits for no netw
     tianshou, seeing = lazy("dreamlab.nn.tianshou"), lazy("dreamlab.nn.frames")
 
 SEES = "any"
+DREAMS = False
 EXTENDS = ("steps", "run.steps")
 DRY_RUN = {"steps": 400, "prefill": 200, "every": 20.0}
 

@@ -1,4 +1,4 @@
-"""The same in Python: ``train``, ``load``, ``evaluate``, ``make_env``."""
+"""The same in Python: ``train``, ``load``, ``evaluate``, ``compare``, ``make_env``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamlab import envs
 from dreamlab.cli import options
+from dreamlab.cli.compare import compare as compare
 from dreamlab.cli.evaluate import evaluate as evaluate
 from dreamlab.core.config import merge
 from dreamlab.core.errors import RunError

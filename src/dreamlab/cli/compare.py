@@ -38,27 +38,28 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """The command."""
     chosen = ask(Options, argv, "dreamlab compare", __doc__ or "")
-    if not chosen.runs:
-        raise UserError("name at least one run: dreamlab compare RUN RUN ...")
     compare(chosen.runs, chosen.out, chosen.wandb)
     return 0
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     wandb: str | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Put runs side by side; returns what ``results.json`` holds.
+    """Put runs, or all in a folder, side by side; returns what ``results.json`` holds.
 
     Raises:
-        UserError: the folder cannot be written, or W&B is not installed.
+        UserError: no run is named, the folder cannot be written, or W&B is not installed.
         RunError: no run has a score.
     """
     from dreamlab.evals import comparison
 
-    places = [place for name in runs for place in _places(Path(name))]
+    named = [runs] if isinstance(runs, str | Path) else runs
+    if not named:
+        raise UserError("name at least one run: dreamlab compare RUN RUN ...")
+    places = [place for name in named for place in _places(Path(name))]
     folder = None if out is None else _writable(Path(out))
     if wandb is not None:
         from dreamlab.logs.wandb import refuse_missing

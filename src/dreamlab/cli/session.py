@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +19,9 @@ from dreamlab.cli.options import Spec
 from dreamlab.core.config import read_yaml
 from dreamlab.core.errors import RunError, UserError, suggest
 from dreamlab.envs.recordings import ID as NO_ENV
+from dreamlab.run.holding import failure_noted, is_training, locked  # noqa: F401 (part of a session)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gymnasium.vector import VectorEnv
 
     from dreamlab.cli.recorded import Material
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from dreamlab.logs.logger import Sink
     from dreamlab.nn.compute import Compute
     from dreamlab.run.experience import Experience
-
-
-ERROR = "error.txt"
-"""in a run folder: why the run could not go on"""
 
 
 @dataclass(frozen=True)
@@ -236,62 +230,6 @@ def load_agent(agent: Agent, state: Mapping[str, Any], folder: Path) -> None:
             f"the checkpoint in {folder} does not fit the agent that its config.yaml describes ({_first_line(error)}): "
             "one of the two was edited or belongs to another run"
         ) from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder, which is made if need be, for this process.
-
-    Raises:
-        UserError: another process is training in it, or nothing can be written there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the run's folder {folder} ({error.strerror}: {error.filename}); name another with --run"
-        ) from error
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock
-        yield
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training in {folder}; wait for it or name another folder with --run"
-            ) from None
-        yield
-
-
-def is_training(folder: Path) -> bool:
-    """Whether a process holds a run folder."""
-    try:
-        import fcntl
-
-        with open(folder / ".lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):  # Windows has no lock; nobody has ever trained there
-        pass
-    return False
-
-
-@contextmanager
-def failure_noted(folder: Path) -> Iterator[None]:
-    """Leave in ``error.txt`` why a run could not go on; the file goes when it does go on."""
-    path = folder / ERROR
-    path.unlink(missing_ok=True)
-    try:
-        yield
-    except Exception as error:
-        with suppress(OSError):  # as on a full disk
-            path.write_text(f"{error or type(error).__name__}\n", encoding="utf-8")
-        raise
 
 
 def _first_line(error: BaseException) -> str:

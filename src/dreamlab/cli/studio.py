@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -111,6 +111,7 @@ def serve(chosen: Options, root: Path, listening: socket) -> int:
     """Serve until Ctrl-C."""
     import secrets
 
+    from dreamlab import agents
     from dreamlab.cli import session
     from dreamlab.studio import server
     from dreamlab.studio.app import application
@@ -118,7 +119,8 @@ def serve(chosen: Options, root: Path, listening: socket) -> int:
 
     token = secrets.token_urlsafe(24) if chosen.token or chosen.host not in HERE else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlab" / "studio"
-    studio = Studio(root, session.open_run, cache, token, chosen.clients, chosen.threads)  # type: ignore[arg-type]
+    opener: Any = session.open_run
+    studio = Studio(root, opener, cache, token, chosen.clients, chosen.threads, agents.dreams)
     app = application(studio)
     greet(chosen, root, listening.getsockname()[1], token)
     try:
@@ -135,9 +137,9 @@ def greet(chosen: Options, root: Path, port: int, token: str | None) -> None:
     """Say where the page is, and open it if asked."""
     from urllib.parse import quote
 
-    from dreamlab.cli import ls
+    from dreamlab.evals import catalogue
 
-    found = ls.find(root)[0]
+    found = catalogue.find(root)[0]
     what = f"{len(found)} run{'s' * (len(found) != 1)}" if found else "no runs yet; they show as they appear"
     rest = (f"?token={token}" if token else "") + (f"#/run/{quote(root.name, safe='')}" if found == [root] else "")
     link = f"http://{address(chosen.host)}:{port}/{rest}"

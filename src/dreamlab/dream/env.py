@@ -54,7 +54,8 @@ class DreamEnv(VectorEnv):
     half a chance of going on, if it predicts that.
 
     ``reset(options={"start": latent})`` starts the rows from latents (num_envs, ...), or all from one (1, ...).
-    ``latent`` holds the latents now (num_envs, ...).
+    ``latent`` holds the latents now (num_envs, ...), and ``said`` the numbers ``rew`` and ``con`` that the model
+    predicts of them, where it predicts them.
 
     Raises:
         UserError: no start latents, or the model predicts neither an image nor a vector.
@@ -86,6 +87,7 @@ class DreamEnv(VectorEnv):
         self.single_observation_space = self._space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.latent: State = None
+        self.said: dict[str, np.ndarray] = {}
         self.steps = np.zeros(num_envs, np.int64)
         self.ended = np.zeros(num_envs, bool)
         self._obs: dict[str, np.ndarray] = {}
@@ -104,7 +106,8 @@ class DreamEnv(VectorEnv):
             start = tree_map(lambda x: x.to(self.device).expand(self.num_envs, *x.shape[1:]), start)
         with torch.no_grad(), self._stream():
             self.carry, self.latent = self.model.begin(start), start
-            self._obs = _arrays(self.model.predict(self.latent))
+            seen = self.model.predict(self.latent)
+        self._obs, self.said = _arrays(seen), _numbers(seen)
         self.steps[:], self.ended[:] = 0, False
         return _copies(self._obs), {}
 
@@ -122,9 +125,9 @@ class DreamEnv(VectorEnv):
                 self.carry = pick(mask, self.model.begin(start), self.carry)
                 self.latent = pick(mask, start, self.latent)
             seen = self.model.predict(self.latent)
-        self._obs = _arrays(seen)
-        rew = np.where(fresh, 0, seen["rew"].cpu().numpy()) if "rew" in seen else np.zeros(self.num_envs)
-        over = seen["con"].cpu().numpy() < 0.5 if "con" in seen else np.zeros(self.num_envs, bool)
+        self._obs, self.said = _arrays(seen), _numbers(seen)
+        rew = np.where(fresh, 0, self.said["rew"]) if "rew" in seen else np.zeros(self.num_envs)
+        over = self.said["con"] < 0.5 if "con" in seen else np.zeros(self.num_envs, bool)
         self.steps = np.where(fresh, 0, self.steps + 1)
         terminated = over & ~fresh
         truncated = (self.steps >= self.horizon) & ~terminated
@@ -227,6 +230,10 @@ def _arrays(seen: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     if "vector" in seen:
         obs["vector"] = seen["vector"].float().cpu().numpy()
     return obs
+
+
+def _numbers(seen: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {key: seen[key].cpu().numpy() for key in ("rew", "con") if key in seen}
 
 
 def _copies(obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

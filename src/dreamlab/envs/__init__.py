@@ -10,6 +10,7 @@ A suite is one module here, found by its name::
     default(id) -> Config                          optional: an id's default, where ``Config(id=id)`` is not
     evaluation(config) -> EnvConfig                optional: the settings under which a score is taken
     measures(infos) -> dict[str, float]            optional: what a score tells of episodes beside their returns
+    action_names(config) -> list[str]              optional: what each discrete action means, for who plays by hand
     REPEATS = True                                 optional: ``make`` gives environments that repeat actions themselves
 
 Imports nothing heavy.

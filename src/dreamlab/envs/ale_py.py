@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 NO_LIMIT = 1 << 30
 
 
+def meanings(config: Config) -> list[str]:
+    """ALE's word for each action of a game: NOOP, UPRIGHTFIRE."""
+    ale = _interface(config)
+    known = ale.getLegalActionSet() if config.action_set == "full" else ale.getMinimalActionSet()
+    return [action.name for action in known]
+
+
 class Game(gymnasium.Env):
     """One game: frames (H, W, 3) uint8, or (h, w, 3) resized, an action for ``config.repeat`` frames at a time.
 

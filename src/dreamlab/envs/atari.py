@@ -176,6 +176,18 @@ def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     return Game(config, render_mode)
 
 
+def action_names(config: EnvConfig) -> list[str]:
+    """What each action means to ALE: noop, fire, up, right, up right fire.
+
+    Raises:
+        UserError: as ``make``.
+    """
+    config = _ready(config)
+    from dreamlab.envs.ale_py import meanings
+
+    return [" ".join(re.findall("NOOP|UP|DOWN|LEFT|RIGHT|FIRE", word)).lower() for word in meanings(config)]
+
+
 def make_vec(config: EnvConfig, n: int, seed: int) -> VectorEnv | None:
     """ALE's own vector engine where it is asked for, or able; else None.
 

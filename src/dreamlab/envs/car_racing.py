@@ -98,6 +98,11 @@ def make_vec(config: EnvConfig, n: int, seed: int) -> VectorEnv | None:
     return CarRacing(config, n, seed)
 
 
+def action_names(config: EnvConfig) -> list[str]:
+    """What each of the five actions means, where actions are discrete."""
+    return [] if _own(config).continuous else ["nothing", "right", "left", "gas", "brake"]
+
+
 def _own(config: EnvConfig) -> Config:
     if not isinstance(config, Config):
         raise UserError("CarRacing-v3 takes the settings dreamlab.envs.default_config('CarRacing-v3')")

@@ -77,6 +77,13 @@ def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     return Crafter(config, render_mode)
 
 
+def action_names(config: EnvConfig) -> list[str]:
+    """What the actions mean, as the package has them."""
+    import crafter
+
+    return [name.replace("_", " ") for name in crafter.Env(length=1).action_names]
+
+
 def measures(infos: Mapping[str, np.ndarray]) -> dict[str, float]:
     """What is told of episodes beside their returns: the score, and the success rate of each achievement, in percent.
 

@@ -81,6 +81,13 @@ def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     return Planes(config, render_mode)
 
 
+def action_names(config: EnvConfig) -> list[str]:
+    """What each action of a game means."""
+    words = {"n": "nothing", "l": "left", "u": "up", "r": "right", "d": "down", "f": "fire"}
+    env = make(config)
+    return [words.get(env.game.action_map[act], "") for act in env._acts]  # type: ignore[attr-defined]
+
+
 class Planes(gymnasium.Env):
     """A game of MinAtar whose observation is uint8 (h, w, planes), and whose reset leaves no traces."""
 

@@ -132,6 +132,11 @@ def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     return Diamond(game, config, render_mode)
 
 
+def action_names(config: EnvConfig) -> list[str]:
+    """What the actions mean."""
+    return [name.replace("_", " ") for name in ACTIONS]
+
+
 class Diamond(gymnasium.Env):
     """DreamerV3's task around an environment with MineRL's signatures.
 

@@ -156,3 +156,8 @@ def ids() -> list[str]:
 def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     """The environment itself."""
     return MAKERS[config.id](render_mode=render_mode)
+
+
+def action_names(config: EnvConfig) -> list[str]:
+    """What the actions of Catch mean; those of the others mean nothing."""
+    return ["left", "stay", "right"] if config.id == "tiny/Catch" else []

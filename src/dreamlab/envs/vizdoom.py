@@ -17,6 +17,7 @@ gone before the first tic. Episodes depend on their seed alone, also in a used e
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -101,6 +102,18 @@ def make(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     env = gym.make(config, render_mode, doom_config_path=os.devnull)
     env.unwrapped.game = Housed(env.unwrapped.game)  # type: ignore[attr-defined]
     return LastScreen(env)
+
+
+def action_names(config: EnvConfig) -> list[str]:
+    """What each action means: nothing, then one button each, the scenario's last one first, as the package has them."""
+    import vizdoom
+    import vizdoom.gymnasium_wrapper  # it registers the ids
+
+    scenario = gymnasium.spec(config.id).kwargs["scenario_config_file"]
+    with open(os.path.join(vizdoom.scenarios_path, scenario), encoding="utf-8") as file:
+        found = re.search(r"available_buttons\s*=\s*\{([^}]*)\}", file.read())
+    buttons = found[1].split() if found else []
+    return ["nothing", *(button.lower().replace("_", " ") for button in reversed(buttons))]
 
 
 class Housed:

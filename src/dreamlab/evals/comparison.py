@@ -7,6 +7,8 @@ of their own and are never pooled, but for aggregates of normalised scores.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -68,7 +70,12 @@ class Panel:
     @cached_property
     def differences(self) -> list[Difference]:
         """In what the runs' protocols differ."""
-        return protocols.differences({run.name: run.protocol for group in self.groups for run in group.runs})
+        found = protocols.differences({run.name: run.protocol for group in self.groups for run in group.runs})
+        return [d for d in found if d.key != "seed" or not self._seeds_alike()]
+
+    def _seeds_alike(self) -> bool:
+        """Whether each group, run by run, was scored over the same episodes' seeds."""
+        return len({tuple(sorted(str(run.protocol.get("seed")) for run in group.runs)) for group in self.groups}) == 1
 
     @property
     def judgement(self) -> str:
@@ -213,17 +220,30 @@ def _seeds_apart(group: Group) -> list[Group]:
 
 
 def label(groups: Sequence[Group]) -> None:
-    """Name groups of one environment: by their agent; where that is not enough, also by what sets them apart."""
+    """Name groups of one environment: by their agent; where that is not enough, also by what sets them apart.
+
+    Where all are of one agent, its name is left out.
+    """
     for group in groups:
         rivals = [g for g in groups if g.agent == group.agent]
-        apart = _apart(group, rivals)
-        group.label = group.agent if len(rivals) == 1 else f"{group.agent} ({apart or group.runs[0].name})"
-    seen: dict[str, list[Group]] = {}
+        group.label = "" if len(rivals) == 1 else _apart(group, rivals) or _folder(group)
+    seen: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        seen.setdefault(group.label, []).append(group)
+        seen.setdefault((group.agent, group.label), []).append(group)
     for twins in seen.values():
         for group in twins if len(twins) > 1 else ():
-            group.label = f"{group.agent} ({group.runs[0].name})"
+            group.label = _folder(group)
+    if len(groups) == 1 or len({group.agent for group in groups}) > 1:
+        for group in groups:
+            group.label = f"{group.agent} ({group.label})" if group.label else group.agent
+
+
+def _folder(group: Group) -> str:
+    """The name of a group's folder; of several, what they begin with, without the mark of a seed."""
+    names = [run.name for run in group.runs]
+    alike = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071 (characters are meant)
+    common = re.sub(r"[-_. ]*(s|seed)?[-_. ]*$|[-_.]\d+$", "", alike)
+    return common or names[0]
 
 
 def _apart(group: Group, rivals: Sequence[Group]) -> str:

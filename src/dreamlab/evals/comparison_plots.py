@@ -24,6 +24,8 @@ HATCHES = ("////", "\\\\\\\\", "....", "xxxx", "----", "++++")
 INK, MUTED = COLOURS["ink"], COLOURS["muted"]
 WIDTH = 4.4
 """inches of one panel: its text is as large on a page as it is drawn"""
+ROOM, LETTER = 16, 0.075
+"""letters of a name that there is room for, and the inches that each further one widens a panel by"""
 TITLES = {"mean": "mean", "median": "median", "iqm": "interquartile mean", "optimality_gap": "optimality gap"}
 HOURS = ((172800.0, 86400.0, "days"), (5400.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
@@ -51,7 +53,7 @@ def look(labels: Sequence[str], label: str) -> dict[str, Any]:
 def scores(panels: Sequence[Panel], labels: Sequence[str], titled: bool = True) -> Figure:
     """Means with standard deviations over episodes; a dot for each run; published scores as outlines."""
     heights = [0.55 + 0.3 * (len(panel.groups) + len(panel.drawn())) for panel in panels]
-    picture, axes = _stacked(heights)
+    picture, axes = _stacked(heights, labels)
     for ax, panel in zip(axes, panels, strict=True):
         rows: list[tuple[str, str]] = []
         for y, group in enumerate(panel.groups):
@@ -80,7 +82,7 @@ def scores(panels: Sequence[Panel], labels: Sequence[str], titled: bool = True) 
 @styled
 def episodes(panels: Sequence[Panel], labels: Sequence[str], titled: bool = True) -> Figure:
     """A box plot of the episodes' returns: quartiles, median, mean; whiskers reach 1.5 times the box at most."""
-    picture, axes = _stacked([0.6 + 0.36 * len(panel.groups) for panel in panels])
+    picture, axes = _stacked([0.6 + 0.36 * len(panel.groups) for panel in panels], labels)
     for ax, panel in zip(axes, panels, strict=True):
         for y, group in enumerate(panel.groups):
             own, values = look(labels, group.label), group.returns
@@ -114,7 +116,7 @@ def learning(panels: Sequence[Panel], labels: Sequence[str], axis: Axis, titled:
     drawn = [(panel, found) for panel in panels if (found := lines(panel, axis))]
     if not drawn:
         return None
-    picture, axes = _stacked([2.5] * len(drawn))
+    picture, axes = _stacked([2.5] * len(drawn), labels)
     for ax, (panel, found) in zip(axes, drawn, strict=True):
         longest = max(line.x[-1] for line in found)
         _, size, unit = next(step for step in HOURS if longest >= step[0])
@@ -140,7 +142,7 @@ def sample_efficiency(panels: Sequence[Panel], labels: Sequence[str], titled: bo
     drawn = [(members, result) for members in sets.values() if (result := efficiency(members))]
     if not drawn:
         return None
-    picture, axes = _stacked([2.5] * len(drawn))
+    picture, axes = _stacked([2.5] * len(drawn), labels)
     for ax, (members, (unit, found)) in zip(axes, drawn, strict=True):
         _lines(ax, found, labels)
         if titled or len(drawn) > 1:
@@ -158,7 +160,7 @@ def aggregates(found: Sequence[Aggregate], labels: Sequence[str], titled: bool =
     heights = [(0.62 + 0.22 * len(a.values)) * 2 for a in found]
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    picture = Figure(figsize=(_width(labels), sum(heights)), layout="constrained")
     parts = np.atleast_1d(picture.subfigures(len(found), 1, height_ratios=heights))  # type: ignore[arg-type]
     for part, aggregate in zip(parts, found, strict=True):
         part.set_facecolor("none")
@@ -192,11 +194,16 @@ def aggregates(found: Sequence[Aggregate], labels: Sequence[str], titled: bool =
 # -- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+def _width(labels: Sequence[str]) -> float:
+    """Inches of a panel beside which these names stand."""
+    return WIDTH + LETTER * max(0, max(map(len, labels), default=0) - ROOM)
+
+
+def _stacked(heights: Sequence[float], labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Axes of these heights in inches, one below another."""
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    picture = Figure(figsize=(_width(labels), sum(heights)), layout="constrained")
     axes = picture.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": list(heights)}).ravel()
     return picture, list(axes)
 

@@ -18,6 +18,8 @@ ROOM = 24 << 20
 """bytes of films and pictures that a page takes; what does not fit is named, not embedded"""
 OPEN_LOOP = "open_loop"
 """films of this name are dreams that were made while training"""
+TAIL = 1 << 14
+"""bytes at the end of metrics.jsonl that tell how far a run has come"""
 MOST = 6
 """films, dreams and evaluations of one kind that are shown, newest first"""
 
@@ -126,12 +128,13 @@ class RunFolder:
             self.problems.append(f"metrics.jsonl: {len(broken)} lines are broken, the first is line {broken[0]}")
         return curves
 
-    def last_metrics(self, size: int = 1 << 14) -> list[dict[str, Any]]:
-        """The whole lines in the last ``size`` bytes of metrics.jsonl, newest first; broken ones are left out."""
+    @cached_property
+    def last_metrics(self) -> list[dict[str, Any]]:
+        """The whole lines in the last few bytes of metrics.jsonl, newest first; broken ones are left out."""
         found: list[dict[str, Any]] = []
         try:
             with (self.run / "metrics.jsonl").open("rb") as file:
-                start = max(0, file.seek(0, 2) - size)
+                start = max(0, file.seek(0, 2) - TAIL)
                 file.seek(start)
                 texts = file.read().split(b"\n")
         except OSError:

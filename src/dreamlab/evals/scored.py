@@ -191,12 +191,23 @@ def _clock(metrics: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     at, counted = np.asarray(columns[0][0], float), [np.asarray(values, float) for _, values in columns]
     if not len(at) or len({len(values) for values in counted}) > 1:  # some lines are broken
         return (np.zeros(0),) * 3
-    spent = np.zeros(len(at))
-    for done, speed in ((counted[1], counted[3]), (counted[0], counted[2])):  # steps, where any were taken
-        moved = np.maximum(np.diff(done, prepend=0), 0)
+    return at, counted[0], np.cumsum(spent(counted))
+
+
+def spent(counted: Sequence[np.ndarray], before: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Seconds between each line of counters and the one before it, (n,).
+
+    Args:
+        counted: environment steps, updates, and the speeds of both, (n,) each.
+        before: environment steps and updates at the line before the first.
+    """
+    env_steps, updates, steps_per_second, updates_per_second = counted
+    seconds = np.zeros(len(env_steps))
+    for done, speed, first in ((updates, updates_per_second, before[1]), (env_steps, steps_per_second, before[0])):
+        moved = np.maximum(np.diff(done, prepend=first), 0)  # environment steps, where any were taken
         known = (speed > 0) & (moved > 0)
-        spent[known] = moved[known] / speed[known]
-    return at, counted[0], np.cumsum(spent)
+        seconds[known] = moved[known] / speed[known]
+    return seconds
 
 
 def _curve(folder: RunFolder, clock: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Curve | None:

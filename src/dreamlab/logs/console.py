@@ -21,10 +21,12 @@ from dreamlab.logs import logger
 
 QUIET = 10.0
 """seconds between plain lines"""
+STILL = 60.0
+"""seconds between plain lines where nothing has been counted since the last one"""
 REDRAW = 0.1
 """seconds between two drawings of the bar"""
 RECENT = 30.0
-"""seconds over which the rate is taken"""
+"""seconds over which the rate is taken, longer where nothing was counted in them"""
 FIGURES = 3
 """key figures beside the bar"""
 FIRST = ("ret", "length", "return", "return_best", "mean_return", "loss", "reconstruction", "kl", "nll")
@@ -94,7 +96,8 @@ class Sink(logger.Sink):
         if current.ended:
             return
         ending = done >= total
-        if ending or now - self._shown >= (REDRAW if self.live else QUIET):
+        pause = REDRAW if self.live else STILL if current.printed == done else QUIET
+        if ending or now - self._shown >= pause:
             self._shown = now
             self._show(current)
         if ending:
@@ -140,8 +143,10 @@ class _Phase:
     def update(self, now: float, done: int, total: int, note: str) -> None:
         self.done, self.total, self.note = done, total, note
         if now - self.recent[-1][0] >= REDRAW:
+            if len(self.recent) > 1 and self.recent[-2][1] == done:  # a long round: nothing is counted while it lasts
+                self.recent.pop()
             self.recent.append((now, done))
-        while len(self.recent) > 2 and now - self.recent[1][0] > RECENT:
+        while len(self.recent) > 2 and now - self.recent[1][0] > RECENT and self.recent[1][1] < done:
             self.recent.popleft()
 
     @property

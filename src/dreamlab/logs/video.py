@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,13 +49,23 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float = FPS, crf: int = 18) -
     Raises:
         ValueError: not a film, or one without frames.
     """
+    write_pieces(path, [frames], fps, crf)
+
+
+def write_pieces(path: Path, pieces: Iterable[np.ndarray], fps: float = FPS, crf: int = 18) -> None:
+    """``write_mp4`` of a film that comes in pieces (T, H, W, 3), all of one size, so that it need not fit into memory.
+
+    Raises:
+        ValueError: no film, or one without frames.
+    """
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise ValueError(f"a film is uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    _, height, width, _ = frames.shape
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    films = map(_even, pieces)
+    try:
+        frames = next(films)
+    except StopIteration:
+        raise ValueError("a film has at least one frame") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -65,13 +76,20 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float = FPS, crf: int = 18) -
             stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
             context = stream.codec_context
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-            for rgb in frames:
+            for rgb in chain(frames, chain.from_iterable(films)):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
                 file.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
             file.mux(stream.encode())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(f"a film is uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    _, height, width, _ = frames.shape
+    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def read_mp4(path: Path) -> np.ndarray:

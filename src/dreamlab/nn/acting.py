@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from dreamlab.nn.rssm import State
+from dreamlab.nn.traced import Traced
 from dreamlab.nn.world_model import RecurrentModel
 
 if TYPE_CHECKING:
@@ -24,18 +25,44 @@ class Remembered(NamedTuple):
     """what it did last, as networks see it"""
 
 
+class Looking(nn.Module):
+    """See and update the state: what is done alike whichever action is then chosen."""
+
+    def __init__(self, model: RecurrentModel, actor: nn.Module, keys: tuple[str, ...], store: bool) -> None:
+        super().__init__()
+        self.model, self.actor, self.keys, self.store = model, actor, keys, store
+
+    def forward(self, is_first: Tensor, act: Tensor, deter: Tensor, stoch: Tensor, *seen: Tensor) -> tuple[Tensor, ...]:
+        """What the actor says (N, outs), the state, and the columns where they are stored."""
+        obs = {key: x.unsqueeze(1) for key, x in zip(self.keys, seen, strict=True)}
+        embed = self.model.encoder(obs).squeeze(1)  # (N, E)
+        now = self.model.dynamics.obs_step(embed, act, is_first, State(deter, stoch))
+        columns = packed(self.model, now) if self.store else {}
+        return self.actor(now.feat), now.deter, now.stoch, *(columns[name] for name in COLUMNS if columns)
+
+
 class Acting:
     """A policy (``core.protocols.Policy``) that acts on posterior states, in batches of any size.
 
     Args:
         choose: an action (N, A) from what the actor says (N, outs).
         store: whether the states are written beside the rows, in few bytes, for learning to begin from.
+        often: it acts for long, so that recording its step pays (``nn.traced``).
     """
 
     def __init__(
-        self, model: RecurrentModel, actor: nn.Module, choose: Callable[[Tensor], Tensor], store: bool = False
+        self,
+        model: RecurrentModel,
+        actor: nn.Module,
+        choose: Callable[[Tensor], Tensor],
+        store: bool = False,
+        often: bool = False,
     ) -> None:
-        self.model, self.actor, self.choose, self.store = model, actor, choose, store
+        self.model, self.actor, self.choose = model, actor, choose
+        sight = model.encoder.sight
+        self.keys = (*sight.images, *(["vector"] if sight.vector else []))
+        look = Looking(model, actor, self.keys, store)
+        self.look: Callable[..., tuple[Tensor, ...]] = Traced(look) if often else look
 
     def initial(self, n: int) -> Remembered:
         """Zeros."""
@@ -48,14 +75,22 @@ class Acting:
     def __call__(
         self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered
     ) -> tuple[Tensor, Remembered, Mapping[str, Tensor]]:
-        embed = self.model.encoder({k: v.unsqueeze(1) for k, v in obs.items()}).squeeze(1)  # (N, E)
-        now = self.model.dynamics.obs_step(embed, state.act, is_first, state.state)
-        act = self.choose(self.actor(now.feat))  # (N, A)
-        columns = packed(self.model, now) if self.store else {}
+        said, deter, stoch, *columns = self.look(is_first, state.act, *state.state, *(obs[key] for key in self.keys))
+        act = self.choose(said)  # (N, A)
         emitted = self.model.actions.emit(act)
         if not self.model.actions.groups:
             act = act.clamp(-1, 1)  # as rows hold it
-        return emitted, Remembered(now, act), columns
+        return emitted, Remembered(State(deter, stoch), act), dict(zip(COLUMNS, columns, strict=False))
+
+    @torch.inference_mode()
+    def follow(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered, act: Tensor) -> Remembered:
+        """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
+        _, deter, stoch, *_ = self.look(is_first, state.act, *state.state, *(obs[key] for key in self.keys))
+        return Remembered(State(deter, stoch), self.model.actions.seen(act))
+
+
+COLUMNS = ("deter", "stoch")
+"""beside rows, where states are stored"""
 
 
 def packed(model: RecurrentModel, state: State) -> dict[str, Tensor]:

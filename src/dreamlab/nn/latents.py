@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from dreamlab.core.inside import Classes, Normals
 
 
 class Latents(Protocol):
@@ -54,6 +56,14 @@ class Latents(Protocol):
 
     def unpack(self, packed: Tensor) -> Tensor:
         """The sample that was packed (..., width)."""
+        ...
+
+    def view(self, sample: Tensor, prior: Tensor, post: Tensor | None) -> Classes | Normals:
+        """A sample (N, width), and the statistics that it was drawn by, to be looked at."""
+        ...
+
+    def coded(self, value: Tensor) -> Tensor:
+        """The sample (N, width) that a view's ``value`` stands for."""
         ...
 
 
@@ -101,6 +111,14 @@ class Categorical:
 
     def unpack(self, packed: UInt8[Tensor, "*batch S"]) -> Float[Tensor, "*batch W"]:
         return F.one_hot(packed.long(), self.classes + 1)[..., 1:].flatten(-2).float()
+
+    def view(self, sample: Float[Tensor, "N W"], prior: Tensor, post: Tensor | None) -> Classes:
+        groups = sample.unflatten(-1, (self.groups, self.classes))
+        value = torch.where(groups.any(-1), groups.argmax(-1), -1)
+        return Classes(value, prior.exp(), None if post is None else post.exp())
+
+    def coded(self, value: Int[Tensor, "N S"]) -> Float[Tensor, "N W"]:
+        return self.unpack(value + 1)
 
 
 def race_noise(*shape: int, device: torch.device) -> Tensor:
@@ -189,3 +207,9 @@ class Gaussian:
 
     def unpack(self, packed: Tensor) -> Float[Tensor, "*batch W"]:
         return packed.float()
+
+    def view(self, sample: Float[Tensor, "N W"], prior: Tensor, post: Tensor | None) -> Normals:
+        return Normals(sample, prior.mT, None if post is None else post.mT)
+
+    def coded(self, value: Float[Tensor, "N W"]) -> Float[Tensor, "N W"]:
+        return value.float()

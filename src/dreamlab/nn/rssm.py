@@ -292,9 +292,14 @@ class RSSM(nn.Module):
         keep = (~is_first).unsqueeze(-1).to(dtype)  # (N, 1)
         h, z = (x * keep.to(x.dtype) for x in state)
         h = self.cell.begin(dtype)(h, z, self.cell.acts(act.to(dtype), keep))  # (N, D)
-        raw = self.posterior_out(self.posterior_after(self.posterior(torch.cat([h.to(dtype), embed], -1))))
+        raw = self.post(h, embed)
         noise = self.latents.noise(len(h), 1, device=h.device)[:, 0]  # as many numbers as a window of one draws
         return State(h, self.latents.draw(raw, noise))
+
+    def post(self, h: Float[Tensor, "N D"], embed: Float[Tensor, "N E"]) -> Float[Tensor, "N R"]:
+        """The posterior's numbers, of h and of what was seen there."""
+        seen = torch.cat([h.to(embed.dtype), embed], -1)
+        return self.posterior_out(self.posterior_after(self.posterior(seen)))
 
     def imagine(
         self, state: State, actor: Callable[[State, int], Tensor], horizon: int, dtype: torch.dtype = torch.float32

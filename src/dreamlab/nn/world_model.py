@@ -7,16 +7,20 @@ paper to paper is how numbers are read (``Reading``); how they are learned is in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamlab.core.inside import View
 from dreamlab.core.types import Batch
 from dreamlab.nn.actions import Actions
 from dreamlab.nn.rssm import RSSM, State
 from dreamlab.nn.senses import Decoder, Encoder
+
+if TYPE_CHECKING:
+    from dreamlab.core.types import Obs
 
 
 class Reading(NamedTuple):
@@ -55,6 +59,17 @@ class RecurrentModel(nn.Module):
         start = self.dynamics.initial(len(act), act.device)
         return self.dynamics.observe(self.encoder(batch.obs), act, batch.is_first, start).state
 
+    @torch.no_grad()
+    def observe_after(self, before: State, batch: Batch) -> State:
+        """Posterior states (N, T, ...) of rows where those of the first one are known to be ``before`` (N, ...)."""
+        known = State(*(x.unsqueeze(1) for x in before))
+        rest = later(batch)
+        if not rest.rew.shape[1]:
+            return known
+        act = led_to(self.actions.seen(batch.act))[:, 1:]
+        found = self.dynamics.observe(self.encoder(rest.obs), act, rest.is_first, before).state
+        return State(*(torch.cat(both, 1) for both in zip(known, found, strict=True)))
+
     def begin(self, latent: State) -> State:
         """Imagining needs nothing more than the state."""
         return latent
@@ -80,6 +95,19 @@ class RecurrentModel(nn.Module):
         if self.continuation is not None:
             seen["con"] = read.con(self.continuation(feat))
         return seen
+
+    @torch.no_grad()
+    def inside(self, latent: State, obs: Obs | None = None) -> Mapping[str, View]:
+        """z of states (N, ...): what the prior said, and what the posterior said where something was seen."""
+        z, post = self.dynamics.latents, None
+        if obs is not None:
+            embed = self.encoder({k: v.unsqueeze(1) for k, v in obs.items()}).squeeze(1)  # (N, E)
+            post = z.stats(self.dynamics.post(latent.deter, embed))
+        return {"z": z.view(latent.stoch, z.stats(self.dynamics.prior(latent.deter)), post)}
+
+    def with_code(self, latent: State, code: Tensor) -> State:
+        """The states with another z, as ``inside`` tells it."""
+        return latent._replace(stoch=self.dynamics.latents.coded(code).to(latent.stoch))
 
     def compare(self, latent: State) -> Float[Tensor, "*batch D"]:
         """h: what is seen changes it only by way of z, so imagined and observed ones may be compared."""

@@ -50,7 +50,6 @@ class Replay:
         self._saved = 0  # the time at the newest checkpoint
         self._starts: list[deque[int]] = [deque() for _ in range(streams)]
         self._episodes: Episodes | None = None
-        self.folder.mkdir(parents=True, exist_ok=True)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -110,6 +109,7 @@ class Replay:
                 column.rows[cells] = values.reshape(-1, *shape)[real]
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)  # only now: who looks at rows makes no folder
         column = Column(self.folder / file_name(name), self.times, self.streams, shape, dtype)
         if self.stop:  # a later column: blocks for the rows that are there already
             column.reserve(min(self.stop, self.times) - 1)

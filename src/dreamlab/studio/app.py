@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dreamlab.core.errors import RunError, UserError
-from dreamlab.studio import guard, runs
+from dreamlab.studio import guard, looking, play, runs
 from dreamlab.studio.studio import Studio
 
 STATIC = Path(str(files("dreamlab.studio") / "static"))
@@ -30,7 +30,7 @@ def application(studio: Studio) -> FastAPI:
 
     app = FastAPI(title="dreamlab studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(guard.Guard, token=studio.token)
-    for page in (runs,):
+    for page in (runs, play, looking):
         app.include_router(page.router(studio), prefix="/api")
 
     @app.exception_handler(UserError)

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 from gymnasium import spaces
 
 from dreamlab.core.protocols import Agent, Experience, Policy, WorldModel
+from dreamlab.studio.catalogue import Catalogue
+from dreamlab.studio.curves import Curves
 
 T = TypeVar("T")
 MODELS = 3
@@ -30,6 +32,7 @@ class OpenedRun(Protocol):
     act_space: spaces.Space
     parts: Mapping[str, Any]
     spec: Any
+    compute: Any
 
     @property
     def model(self) -> WorldModel: ...
@@ -53,13 +56,20 @@ class Studio:
     """what a link must hold; None where only this machine can reach the page"""
     seats: int = 8
     """clients who may play at once"""
-    threads: int = 2
-    """threads in which one model steps"""
+    threads: int = 1
+    """threads in which one model steps: a single row is too little work to share, and two that wait for busy cores
+    take many times as long"""
+    dreams: Callable[[str], bool] = lambda agent: True
+    """whether an agent, by its name, learns a world model"""
+    catalogue: Catalogue = field(init=False)
+    curves: Curves = field(init=False)
     _engine: ThreadPoolExecutor = field(init=False)
     _loader: ThreadPoolExecutor = field(init=False)
     _models: OrderedDict[tuple[Path, int | None], OpenedRun] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
+        self.catalogue = Catalogue(self.root, self.dreams)
+        self.curves = Curves(self.cache)
         self._engine = ThreadPoolExecutor(1, "engine", initializer=self._begin)
         self._loader = ThreadPoolExecutor(1, "loader")
 
@@ -77,6 +87,7 @@ class Studio:
 
     def close(self) -> None:
         """Let the threads end."""
+        self.curves.close()
         self._engine.shutdown(wait=False, cancel_futures=True)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
@@ -92,6 +103,7 @@ class Studio:
     def _begin(self) -> None:
         import torch
 
+        torch.get_num_threads()  # a thread takes over the process's number when it first asks for it, and not later
         torch.set_num_threads(self.threads)
 
 

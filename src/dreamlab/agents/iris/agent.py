@@ -29,9 +29,10 @@ from dreamlab.agents.iris.acting import Acting
 from dreamlab.agents.iris.actor_critic import Imagined, Seen
 from dreamlab.agents.iris.config import PARTS, Config, budget, trained
 from dreamlab.agents.iris.dynamics import Dynamics, decay_groups, draw
-from dreamlab.agents.iris.model import Model
+from dreamlab.agents.iris.model import Latent, Model
 from dreamlab.agents.iris.tokenizer import Tokenizer, usage
 from dreamlab.core.errors import UserError
+from dreamlab.core.inside import Choices, Number, View
 from dreamlab.core.protocols import Experience, Phase, Policy, State
 from dreamlab.core.sampling import Segments
 from dreamlab.core.seeds import derive, forked
@@ -326,6 +327,22 @@ class Iris:
         self.versions[name] += 1
         found = {"loss": loss.detach(), **metrics, "gradient_norm": norm}
         return {f"{name}/{key}": value for key, value in found.items()}
+
+    # ---- to be looked at
+
+    @torch.no_grad()
+    def judge(self, latents: Latent, memory: State = None) -> tuple[Mapping[str, View], State]:
+        """What actor and critic say of frames (N, T) that follow one another, and their memory after them."""
+        seen = self.see(latents.tokens)
+        memory = self.actor_critic.initial(len(latents.tokens), latents.tokens.device) if memory is None else memory
+        found = []
+        for frame in zip(*(part.unbind(1) for part in seen), strict=True):
+            said, memory = self.actor_critic.step(Seen(*frame), memory)
+            found.append(said)
+        said = behaviour.Said(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))
+        log = said.logits.log_softmax(-1)
+        policy = Choices((log.exp(),))
+        return {"value": Number(said.val), "entropy": Number(behaviour.entropy(log)), "policy": policy}, memory
 
     # ---- reports and saving
 

@@ -102,6 +102,18 @@ class Dynamics(nn.Module):
         Raises:
             UserError: more blocks than there are positions for.
         """
+        x = self.transformer(self.embedded(tokens, act))
+        x = x.unflatten(1, (-1, self.block))  # (B, T, K+1, D)
+        after = x[:, :, -1]  # (B, T, D): where actions went in
+        inside = torch.cat([x[:, :, : self.tokens - 1], after.unsqueeze(2)], 2)  # (B, T, K, D)
+        return Said(self.obs(inside), self.rew(after), self.end(after))
+
+    def embedded(self, tokens: Int[Tensor, "B T K"], act: Int[Tensor, "B T"]) -> Float[Tensor, "B L D"]:
+        """What the transformer reads, L = T * (K + 1), with its positions.
+
+        Raises:
+            UserError: more blocks than there are positions for.
+        """
         t = tokens.shape[1]
         if t > self.blocks:
             raise UserError(
@@ -109,11 +121,7 @@ class Dynamics(nn.Module):
                 f"shorter sequences, or train with dynamics.blocks {t}"
             )
         x = torch.cat([self.embed_obs(tokens), self.embed_act(act).unsqueeze(2)], 2).flatten(1, 2)  # (B, T*(K+1), D)
-        x = self.transformer(x + self.embed_position.weight[: t * self.block])
-        x = x.unflatten(1, (t, self.block))  # (B, T, K+1, D)
-        after = x[:, :, -1]  # (B, T, D): where actions went in
-        inside = torch.cat([x[:, :, : self.tokens - 1], after.unsqueeze(2)], 2)  # (B, T, K, D)
-        return Said(self.obs(inside), self.rew(after), self.end(after))
+        return x + self.embed_position.weight[: t * self.block]
 
     def losses(
         self,

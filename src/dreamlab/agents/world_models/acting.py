@@ -57,6 +57,11 @@ class Acting:
             h, c = self.model.memory.cell(z, act, h, c, first)
         return actions.emit(act), Remembered(h, c), actions.note(act)
 
+    @torch.no_grad()
+    def follow(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered, act: Tensor) -> Remembered:
+        """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
+        return follow(self.model, self.compute, self.rng, obs, is_first, state, act)
+
     def _raw(self, feat: Float[Tensor, "N F"]) -> Float[Tensor, "N A"]:
         theta = self.theta.to(feat)
         if theta.dim() == 1:
@@ -81,6 +86,21 @@ def look(
     with compute.autocast():
         mu, logvar = model.vision.encode(model.vision.inputs({k: v.to(device) for k, v in obs.items()}))
     return draw(mu, logvar, rng), state.h.to(device) * keep, state.c.to(device) * keep, first
+
+
+def follow(
+    model: Model,
+    compute: Compute,
+    rng: torch.Generator,
+    obs: Obs,
+    is_first: Bool[Tensor, " N"],
+    state: Remembered,
+    act: Tensor,
+) -> Remembered:
+    """M's state after what was seen, and after an action (N, A) as rows hold it, whoever chose it."""
+    z, h, c, first = look(model, compute, rng, obs, is_first, state)
+    with compute.autocast():
+        return Remembered(*model.memory.cell(z, model.actions.seen(act.to(z), {}), h, c, first))
 
 
 class Varied(NamedTuple):

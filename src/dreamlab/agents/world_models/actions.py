@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.core.errors import UserError
+from dreamlab.core.inside import Choices, Spread, View
 
 
 class Actions(Protocol):
@@ -155,6 +156,16 @@ class Thirds:
 
     def note(self, act: Float[Tensor, "N 1"]) -> Mapping[str, Tensor]:
         return {"analog": act}
+
+
+def plain(actions: Actions, raw: Float[Tensor, "*batch A"]) -> View:
+    """The action that raw numbers stand for, to be looked at: certain where it is one of several."""
+    act = actions(raw)
+    if isinstance(actions, Choice):
+        return Choices((act,))
+    if isinstance(actions, Thirds):
+        return Choices((F.one_hot(actions.emit(act.flatten(0, -2)), 3).unflatten(0, act.shape[:-1]).to(raw),))
+    return Spread(act)
 
 
 CAR = (np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))

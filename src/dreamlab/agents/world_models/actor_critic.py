@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamlab.agents.world_models.acting import Remembered, look
-from dreamlab.agents.world_models.actions import Choice
+from dreamlab.agents.world_models.acting import Remembered, follow, look
+from dreamlab.agents.world_models.actions import Choice, plain
 from dreamlab.agents.world_models.config import Config
 from dreamlab.agents.world_models.controller import Features
 from dreamlab.agents.world_models.memory import fresh_noise, sample
@@ -40,6 +40,7 @@ from dreamlab.agents.world_models.policy_gradient import (
     returns,
 )
 from dreamlab.agents.world_models.vision import draw
+from dreamlab.core.inside import Choices, Number, View
 from dreamlab.core.protocols import Experience, Learn, Policy
 from dreamlab.core.sampling import EpisodeWindows
 from dreamlab.core.seeds import derive, torch_rng
@@ -177,6 +178,20 @@ class ActorCritic:
             "gradient_norm": norm.detach(),
         }
 
+    # ---- to be looked at
+
+    @torch.no_grad()
+    def judge(self, latents: Latent) -> dict[str, View]:
+        """Values, the policy and its entropy at latents (N, T)."""
+        feat = self.features(latents.z, latents.h, latents.c)  # (N, T, F)
+        out, choice = self.actor(feat), self.actor.choice
+        policy = (
+            Choices((out.softmax(-1),))
+            if isinstance(choice, Categorical)
+            else plain(self.model.actions, choice.mode(out))
+        )
+        return {"value": Number(self.critic.value(feat)), "entropy": Number(choice.entropy(out)), "policy": policy}
+
     # ---- saving
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -228,6 +243,11 @@ class Playing:
         with self.compute.autocast():
             h, c = self.model.memory.cell(z, act, h, c, first)
         return actions.emit(act), Remembered(h, c), {**actions.note(act), **self.note(feat, raw)}
+
+    @torch.no_grad()
+    def follow(self, obs: Obs, is_first: Bool[Tensor, " N"], state: Remembered, act: Tensor) -> Remembered:
+        """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
+        return follow(self.model, self.compute, self.rng, obs, is_first, state, act)
 
     def note(self, feat: Float[Tensor, "N F"], raw: Float[Tensor, "N A"]) -> Mapping[str, Tensor]:
         """Columns beside the rows."""

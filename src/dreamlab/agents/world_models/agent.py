@@ -26,10 +26,11 @@ from dreamlab.agents.world_models.actor_critic import ActorCritic
 from dreamlab.agents.world_models.config import STAGES, TAKES, Config, budget, dreams, stages
 from dreamlab.agents.world_models.evolved import Evolved
 from dreamlab.agents.world_models.memory import Memory, Sequences, memory_losses, sequences
-from dreamlab.agents.world_models.model import Model, codes, see
+from dreamlab.agents.world_models.model import Latent, Model, codes, see
 from dreamlab.agents.world_models.schedules import SCHEDULES
 from dreamlab.agents.world_models.vision import draw, pixel_accuracy
 from dreamlab.core.errors import RunError, UserError
+from dreamlab.core.inside import View
 from dreamlab.core.protocols import Experience, Phase, Policy
 from dreamlab.core.sampling import EpisodeWindows, Frames, WholeEpisodes
 from dreamlab.core.seeds import derive, forked, torch_rng
@@ -275,6 +276,12 @@ class WorldModelsAgent:
             nn.utils.clip_grad_value_(self.parts[part].parameters(), clip)
         optimizer.step()
         schedule.learned(loss)
+
+    # ---- to be looked at
+
+    def judge(self, latents: Latent, memory: Any = None) -> tuple[Mapping[str, View], Any]:
+        """What C does at latents (N, T), and its critic says, if it has one."""
+        return self.behaviour.judge(latents), memory
 
     # ---- reports
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dreamlab.agents.world_models.acting import Acting, Varying
+from dreamlab.agents.world_models.actions import plain
 from dreamlab.agents.world_models.config import Config
 from dreamlab.agents.world_models.controller import Controller, Features, form_of
 from dreamlab.agents.world_models.dreaming import PopulationDream
 from dreamlab.agents.world_models.evolution import Search
-from dreamlab.agents.world_models.model import Model, codes, dream_rows
+from dreamlab.agents.world_models.model import Latent, Model, codes, dream_rows
+from dreamlab.core.inside import View
 from dreamlab.core.protocols import Experience, Learn, Policy
 from dreamlab.core.seeds import derive, torch_rng
 from dreamlab.core.types import Outcome
@@ -92,6 +94,13 @@ class Evolved:
         memory = None if seen is None else (seen.h[:, -1], seen.c[:, -1], seen.first[:, -1])
         ret, length = dream.run(z, memory, config.horizon, config.temperature, rng)
         return Outcome(ret.double().cpu().numpy(), length.cpu().numpy())
+
+    @torch.no_grad()
+    def judge(self, latents: Latent) -> dict[str, View]:
+        """The action that the mean takes at latents (N, T)."""
+        feat = self.features(latents.z, latents.h, latents.c)  # (N, T, F)
+        raw = self.form(self.controller.theta[None].to(feat), feat.flatten(0, 1)[None])[0].unflatten(0, feat.shape[:2])
+        return {"policy": plain(self.model.actions, raw)}
 
     def take(self, state: Mapping[str, Any]) -> None:
         """The mean that another run has found, to begin at.

@@ -192,10 +192,17 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def states(
-        self, z: Float[Tensor, "B T D"], act: Float[Tensor, "B T A"], is_first: Bool[Tensor, "B T"]
+        self,
+        z: Float[Tensor, "B T D"],
+        act: Float[Tensor, "B T A"],
+        is_first: Bool[Tensor, "B T"],
+        start: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
-        """(h, c) on arriving at every t, before (z_t, act_t): what C acts on, and what a dream goes on from."""
-        h, c = self.initial(len(z))
+        """(h, c) on arriving at every t, before (z_t, act_t): what C acts on, and what a dream goes on from.
+
+        ``start`` is (h, c) on arriving at the first one, zeros unless told.
+        """
+        h, c = start or self.initial(len(z))
         hs, cs = [], []
         for t in range(z.shape[1]):
             keep = (~is_first[:, t, None]).to(h)  # (B, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,13 @@ from dreamlab.agents.world_models.memory import Memory, Noise, fresh_noise, mixt
 from dreamlab.agents.world_models.vectors import Dense, Plain
 from dreamlab.agents.world_models.vision import Seeing, Vision
 from dreamlab.core.errors import RunError, UserError
+from dreamlab.core.inside import Code, View
+from dreamlab.core.inside import Mixture as Forecast
 from dreamlab.core.protocols import Experience
 from dreamlab.core.types import Batch
+
+if TYPE_CHECKING:
+    from dreamlab.core.types import Obs
 
 STARTS = 1000
 """at most so many episodes' first rows are dreamt from (the paper's Doom: 1000)"""
@@ -48,15 +53,23 @@ class Model(nn.Module):
         self.vision, self.memory, self.actions = vision, memory, actions
 
     @torch.no_grad()
-    def observe(self, batch: Batch) -> Latent:
-        """Latents (B, T) of a batch, z at its mean: from the stored codes where there are, else from what was seen."""
+    def observe(self, batch: Batch, before: Latent | None = None) -> Latent:
+        """Latents (B, T) of a batch, z at its mean: from the stored codes where there are, else from what was seen.
+
+        ``before`` (B,) is what M remembers at the first row, where that is known.
+        """
         shape = batch.is_first.shape
         if "mu" in batch.extras:
             z = batch.extras["mu"].float()  # (B, T, D)
         else:
             z = self.vision.encode(self.vision.inputs(batch.obs))[0].unflatten(0, shape)  # (B, T, D)
         act = self.actions.seen(batch.act, batch.extras)
-        return Latent(z, *self.memory.states(z, act, batch.is_first), z, batch.is_first.float())
+        known = None if before is None else (before.h, before.c)
+        return Latent(z, *self.memory.states(z, act, batch.is_first, known), z, batch.is_first.float())
+
+    def observe_after(self, before: Latent, batch: Batch) -> Latent:
+        """Latents (B, T) where those of the first row are known to be ``before`` (B,)."""
+        return self.observe(batch, before)
 
     def begin(self, latent: Latent) -> Carry:
         """The carry from latents (N,): the latents themselves."""
@@ -88,6 +101,18 @@ class Model(nn.Module):
         if "con" in extras:
             said["con"] = extras["con"].sigmoid()
         return said
+
+    @torch.no_grad()
+    def inside(self, latent: Latent, obs: Obs | None = None) -> Mapping[str, View]:
+        """z, and what M expected it to be: at an episode's first row M has not said anything yet."""
+        std = None if obs is None else (0.5 * self.vision.encode(self.vision.inputs(obs))[1]).exp()
+        said = self.memory.mixture(latent.h)  # (N, K, D); a joint mixture's weights (N, K, 1)
+        weight = said.logit.softmax(-2).expand_as(said.mean)
+        return {"z": Code(latent.z, std), "forecast": Forecast(weight, said.mean, said.log_std.exp())}
+
+    def with_code(self, latent: Latent, code: Float[Tensor, "N D"]) -> Latent:
+        """The latents with another z."""
+        return latent._replace(z=code.to(latent.z))
 
     def compare(self, latent: Latent) -> Float[Tensor, "*batch D"]:
         """E[z]: M's forecast of a frame is compared with V's mean of that frame, not with one draw of either."""

@@ -49,3 +49,19 @@ export function span(seconds) {
     if (seconds >= 1.5 * size) return `${Number((seconds / size).toPrecision(3))} ${unit}`;
   return `${Math.round(seconds)} s`;
 }
+
+/** A time that is estimated, and told no finer than it is known: 85 s · 4 min · 2.4 h. */
+export function about(seconds) {
+  const grain = seconds < 90 ? 5 : seconds < 5400 ? 60 : 360;
+  return span(Math.max(grain, Math.round(seconds / grain) * grain));
+}
+
+/** How long ago a time in seconds was: now · 4 min ago · 2 d ago. */
+export function ago(time) {
+  const seconds = Math.max(0, Date.now() / 1000 - time);
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`;
+  return "just now";
+}
+
+/** A sentence that the studio told, as a page begins one. */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
