@@ -34,6 +34,7 @@ from dreamlab.studio.studio import Studio
 
 Planes = dict[str, np.ndarray]
 SEED = 7
+HERE = {"Host": "127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def opened(root: Path) -> Any:
 
 @pytest.fixture
 def client(root: Path, opened: Any, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(_application(root, opened, tmp_path)) as client:
+    with TestClient(_application(root, opened, tmp_path), headers=HERE) as client:
         yield client
 
 
@@ -290,7 +291,7 @@ def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_p
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
     studio = Studio(tmp_path, session.open_run, tmp_path / "cache", threads=1)
-    with TestClient(application(studio)) as client, client.websocket_connect("/api/play") as socket:
+    with TestClient(application(studio), headers=HERE) as client, client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "row", "row": row}, reality=True)
         gone = line.told("reality")
@@ -404,7 +405,7 @@ def test_keys_stand_for_what_actions_mean():
 
 def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_path):
     application = _application(root, opened, tmp_path, seats=1)
-    with TestClient(application) as client, client.websocket_connect("/api/play") as second:
+    with TestClient(application, headers=HERE) as client, client.websocket_connect("/api/play") as second:
         with client.websocket_connect("/api/play") as first:
             one, two = Line(first), Line(second)
             one.open({"kind": "any"})
@@ -420,7 +421,7 @@ def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_
 def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, monkeypatch):
     monkeypatch.setattr(playing, "STILL", 0.05)
     application = _application(root, opened, tmp_path, seats=1)
-    with TestClient(application) as client, client.websocket_connect("/api/play") as first:
+    with TestClient(application, headers=HERE) as client, client.websocket_connect("/api/play") as first:
         one = Line(first)
         one.open({"kind": "any"})
         time.sleep(0.2)  # nobody waits: nothing happens
