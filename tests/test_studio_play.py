@@ -34,8 +34,7 @@ from dreamlab.studio.studio import Studio
 
 Planes = dict[str, np.ndarray]
 SEED = 7
-
-PLAY = "ws://127.0.0.1/api/play"
+HERE = {"Host": "127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def opened(root: Path) -> Any:
 
 @pytest.fixture
 def client(root: Path, opened: Any, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(_application(root, opened, tmp_path), base_url="http://127.0.0.1") as client:
+    with TestClient(_application(root, opened, tmp_path), headers=HERE) as client:
         yield client
 
 
@@ -164,7 +163,7 @@ def test_the_same_start_and_acts_are_a_dream_envs_own_frames(client, opened):
         obs, _, _, _, _ = env.step(np.array([act]))
         want.append(to_rgb(obs["image"])[0])
         rews.append(float(env.said["rew"][0]))
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         ready = line.open({"kind": "row", "row": row}, temperature=0.8)
         assert (ready["env"], ready["checkpoint"], ready["size"]) == ("tiny/Catch", opened.step, [16, 16])
@@ -179,7 +178,7 @@ def test_the_same_start_and_acts_are_a_dream_envs_own_frames(client, opened):
 
 def test_a_dream_that_ends_says_so_and_may_be_had_again(client, opened, monkeypatch):
     predict = opened.model.predict
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "row", "row": middle(opened)})
         monkeypatch.setattr(opened.model, "predict", lambda z: {**predict(z), "con": torch.full((1,), 0.2)})
@@ -240,7 +239,7 @@ def test_following_its_own_act_is_acting(opened):
 
 
 def test_the_agent_plays_and_gives_back_at_any_moment(client, opened):
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "row", "row": middle(opened)})
         line.say("set", who="agent")
@@ -261,7 +260,7 @@ def test_reality_beside_a_reset_is_the_environment_itself(client, opened):
     acts = [2, 2, 0]
     for act in acts:
         want.append(to_rgb(env.step(act)[0]["image"]))
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         assert line.open({"kind": "reset", "seed": 5}, reality=True)["can"]["reality"]
         line.told("reality")
@@ -292,8 +291,7 @@ def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_p
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
     studio = Studio(tmp_path, session.open_run, tmp_path / "cache", threads=1)
-    made = application(studio)
-    with TestClient(made, base_url="http://127.0.0.1") as client, client.websocket_connect(PLAY) as socket:
+    with TestClient(application(studio), headers=HERE) as client, client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "row", "row": row}, reality=True)
         gone = line.told("reality")
@@ -306,7 +304,7 @@ def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_p
 
 def test_an_environment_that_dies_is_a_sentence_and_the_dream_goes_on(client, opened):
     before = set(multiprocessing.active_children())
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "reset", "seed": 1}, reality=True)
         line.seen(lambda head: "real" in head)
@@ -319,7 +317,7 @@ def test_an_environment_that_dies_is_a_sentence_and_the_dream_goes_on(client, op
 
 
 def test_reality_may_join_later(client, opened):
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "reset", "seed": 5})
         line.tick(2, 1)
@@ -407,13 +405,13 @@ def test_keys_stand_for_what_actions_mean():
 
 def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_path):
     application = _application(root, opened, tmp_path, seats=1)
-    with TestClient(application, base_url="http://127.0.0.1") as client, client.websocket_connect(PLAY) as second:
-        with client.websocket_connect(PLAY) as first:
+    with TestClient(application, headers=HERE) as client, client.websocket_connect("/api/play") as second:
+        with client.websocket_connect("/api/play") as first:
             one, two = Line(first), Line(second)
             one.open({"kind": "any"})
             two.say("open", run="catch", start={"kind": "any"})
             assert two.told("waiting")["place"] == 1
-            with client.websocket_connect(PLAY) as third:
+            with client.websocket_connect("/api/play") as third:
                 line = Line(third)
                 line.say("open", run="catch")
                 assert line.told("waiting")["place"] == 2  # and leaves again
@@ -423,12 +421,12 @@ def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_
 def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, monkeypatch):
     monkeypatch.setattr(playing, "STILL", 0.05)
     application = _application(root, opened, tmp_path, seats=1)
-    with TestClient(application, base_url="http://127.0.0.1") as client, client.websocket_connect(PLAY) as first:
+    with TestClient(application, headers=HERE) as client, client.websocket_connect("/api/play") as first:
         one = Line(first)
         one.open({"kind": "any"})
         time.sleep(0.2)  # nobody waits: nothing happens
         assert one.tick(0, 1)[0]["tick"] == 1
-        with client.websocket_connect(PLAY) as second:
+        with client.websocket_connect("/api/play") as second:
             two = Line(second)
             two.say("open", run="catch")
             assert one.told("away")["text"]
@@ -438,7 +436,7 @@ def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, mo
 
 
 def test_whatever_is_wrong_becomes_a_word(client, opened):
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         deep = "[" * 20_000
         for text in ("", "no json", "[]", "7", '{"do": "fly"}', '{"do": "step"}', '{"do": "open"}', deep, "x" * 70_000):
@@ -476,7 +474,7 @@ def test_whatever_is_wrong_becomes_a_word(client, opened):
 
 
 def test_a_model_that_fails_ends_its_dream_alone(client, opened, monkeypatch):
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "any"})
         with monkeypatch.context() as patch:
@@ -488,7 +486,7 @@ def test_a_model_that_fails_ends_its_dream_alone(client, opened, monkeypatch):
 
 
 def test_a_slow_client_misses_pictures_and_none_wait_in_line(client, opened):
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "any"})
         head, _ = line.seen()
@@ -507,7 +505,7 @@ def test_a_slow_client_misses_pictures_and_none_wait_in_line(client, opened):
 
 def test_leaving_frees_the_seat_and_ends_the_worker(client, opened):
     before = set(multiprocessing.active_children())
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "reset", "seed": 1}, reality=True)
         line.seen(lambda head: "real" in head)
@@ -523,7 +521,7 @@ def test_leaving_frees_the_seat_and_ends_the_worker(client, opened):
 
 def test_a_film_is_what_was_played_and_lies_in_dreams(client, opened, root):
     before = set((root / "catch").rglob("*"))
-    with client.websocket_connect(PLAY) as socket:
+    with client.websocket_connect("/api/play") as socket:
         line = Line(socket)
         line.open({"kind": "reset", "seed": 3}, reality=True)
         line.say("save")

@@ -17,9 +17,9 @@ export class Transport {
     this.turnBox = el("input", { type: "checkbox", onchange: () => this.turn(this.turnBox.checked) });
     this.realBox = el("input", { type: "checkbox", onchange: () => play.wantReality(this.realBox.checked) });
     this.differenceBox = el("input", { type: "checkbox", onchange: () => play.stage.showDifference(this.differenceBox.checked) });
-    this.speed = el("input", { type: "range", min: 0, max: SPEEDS.length - 1, step: 1, value: 8, oninput: () => this.setSpeed(SPEEDS[this.speed.value]) });
+    this.speed = el("input", { type: "range", "aria-label": "Speed", min: 0, max: SPEEDS.length - 1, step: 1, value: 8, oninput: () => this.setSpeed(SPEEDS[this.speed.value]) });
     this.speedText = el("output", {});
-    this.heat = el("input", { type: "range", min: 0.1, max: 2, step: 0.05, value: 1, oninput: () => this.setHeat(Number(this.heat.value)) });
+    this.heat = el("input", { type: "range", "aria-label": "Temperature", min: 0.1, max: 2, step: 0.05, value: 1, oninput: () => this.setHeat(Number(this.heat.value)) });
     this.heatText = el("output", {}, "1.00");
     this.own = el("p", { class: "muted small own", role: "status" });
     this.film = el("p", { class: "film small", role: "status" });
