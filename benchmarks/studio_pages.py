@@ -3,9 +3,10 @@
 python benchmarks/studio_pages.py [RUN] [--runs 200] [--lines 10000000] [--chromium PATH] [--out FOLDER]
 
 RUN is copied --runs times, without its rows and weights; without RUN a small one is trained first. The studio is a
-process of its own. ``cold`` is its first answer once it has said its address, ``all`` the time until every run was read and
-every small curve drawn, ``warm`` a later answer, ``poll`` the seconds of CPU that the studio spends on a minute of one
-open page. With Chromium, ``seen`` is the time from opening an address until all rows, or the first curve, are drawn.
+process of its own. ``cold`` is its first answer once it has said its address, ``all`` the time until every run was
+read and every small curve drawn, ``warm`` a later answer, ``poll`` the seconds of CPU that the studio spends on a
+minute of one open page. With Chromium, ``seen`` is the time from opening an address until all rows, or the first
+curve, are drawn.
 """
 
 from __future__ import annotations
