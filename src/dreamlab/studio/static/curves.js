@@ -8,24 +8,40 @@ const kept = JSON.parse(localStorage.getItem("curves") || "{}");
 /** How curves are drawn: {x, smooth, logY}. */
 export const drawing = { x: AXES.some(([key]) => key === kept.x) ? kept.x : "env_steps", smooth: Number(kept.smooth) || 0, logY: kept.logY === true };
 
+/** The axis that was asked for, while another is drawn. */
+let instead = null;
+
 /** The same as options of a LineChart. */
 export const options = () => ({ smooth: drawing.smooth, logY: drawing.logY, xTime: drawing.x === "wall", xLabel: AXES.find(([key]) => key === drawing.x)[2] });
 
 /** Buttons for axis, smoothing and log axis; changed(what) is called with "x", "smooth" or "logY". */
 export function controls(changed) {
+  if (instead) [drawing.x, instead] = [instead, null];
+  let asked = false;
   const set = (key, value) => {
     drawing[key] = value;
-    localStorage.setItem("curves", JSON.stringify(drawing));
+    if (key === "x") [asked, instead] = [true, null];
+    localStorage.setItem("curves", JSON.stringify({ ...drawing, x: instead || drawing.x }));
     changed(key);
   };
-  const axes = AXES.map(([key, text]) => el("button", { type: "button", "aria-pressed": String(drawing.x === key), onclick: () => (axes.forEach((b, i) => b.setAttribute("aria-pressed", String(AXES[i][0] === key))), set("x", key)) }, text));
+  const press = (key) => axes.forEach((b, i) => b.setAttribute("aria-pressed", String(AXES[i][0] === key)));
+  const axes = AXES.map(([key, text]) => el("button", { type: "button", "aria-pressed": String(drawing.x === key), onclick: () => (press(key), set("x", key)) }, text));
   const log = el("button", { type: "button", "aria-pressed": String(drawing.logY), onclick: () => (set("logY", !drawing.logY), log.setAttribute("aria-pressed", String(drawing.logY))) }, "Log");
   const smooth = el("input", { type: "range", min: "0", max: "1", step: "0.02", value: drawing.smooth, "aria-label": "Smoothing", oninput: () => set("smooth", Number(smooth.value)) });
-  return el("div", { class: "curve-controls" },
+  const node = el("div", { class: "curve-controls" },
     el("div", { class: "segments", role: "group", "aria-label": "Horizontal axis" }, axes),
     el("label", { class: "smoothing" }, el("span", {}, "Smoothing"), smooth),
     log,
   );
+  /** Where all values of a curve fall on one place, as of learning that takes no environment steps: the run's own step. */
+  node.unfold = ({ x, low, high }) => {
+    if (asked || drawing.x !== "env_steps" || x[0] !== x.at(-1) || (x.length < 2 && low?.[0] === high?.[0])) return false;
+    [instead, drawing.x] = [drawing.x, "step"];
+    press("step");
+    changed("x");
+    return true;
+  };
+  return node;
 }
 
 /** The metric that stands for a run's score, of all that it has logged; of several phases, the latest one's. */

@@ -197,7 +197,8 @@ class Curves {
     this.first = new Drawn(el("figure", { class: "card" }), 220);
     this.first.chart = new LineChart(this.first.plot, { height: 220 }); // its room is there before its values
     this.first.name.textContent = "\u00a0";
-    this.hero = el("section", {}, el("div", { class: "row between run-curves" }, el("div", { class: "row" }, el("h2", {}, "Curves"), this.note), controls((what) => (what === "x" ? this.load() : this.redraw()))), this.first.node);
+    this.controls = controls((what) => (what === "x" ? this.load() : this.redraw()));
+    this.hero = el("section", {}, el("div", { class: "row between run-curves" }, el("div", { class: "row" }, el("h2", {}, "Curves"), this.note), this.controls), this.first.node);
     this.node = el("section", { hidden: true }, el("h2", {}, "All that it measures"), this.body);
     every(3, () => this.load(), signal, (error) => (this.note.textContent = sentence(error.message)));
   }
@@ -209,7 +210,7 @@ class Curves {
   async load() {
     if (!this.keys) this.sort((await get(`curves/${this.run}`, {}, this.signal)).keys);
     if (this.signal.aborted || !this.keys) return;
-    await this.first.load(this, [this.best], (key, curve) => this.first.show(key, key, curve, this));
+    await this.first.load(this, [this.best], (key, curve) => this.controls.unfold(curve) || this.first.show(key, key, curve, this));
     for (const group of this.shown.values()) if (group.node.open) await this.fill(group);
   }
 
