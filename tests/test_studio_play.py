@@ -273,6 +273,18 @@ def test_reality_beside_a_reset_is_the_environment_itself(client, opened):
         assert head["error"] == pytest.approx(distance, abs=1e-5)
 
 
+def test_nothing_is_compared_once_reality_has_ended(client):
+    with client.websocket_connect("/api/play") as socket:
+        line = Line(socket)
+        line.open({"kind": "reset", "seed": 5}, reality=True)
+        line.told("reality")
+        heads = [line.tick(1, n)[0] for n in range(14)]
+    ended = [head["real"]["ended"] for head in heads]
+    assert not ended[0]
+    assert ended[-1]
+    assert [head["error"] is None for head in heads] == [False, *ended[:-1]]
+
+
 def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_path):
     experience, row = opened.rows(), middle(opened)
     env = reality.Reality(opened)
@@ -416,6 +428,34 @@ def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_
                 line.say("open", run="catch")
                 assert line.told("waiting")["place"] == 2  # and leaves again
         assert two.told("ready")["run"] == "catch"
+
+
+def test_who_plays_nothing_holds_no_seat(root, opened, tmp_path, monkeypatch):
+    application = _application(root, opened, tmp_path, seats=1)
+    with TestClient(application, headers=HERE) as client, client.websocket_connect("/api/play") as first:
+        one = Line(first)
+        one.say("open", run="none")
+        assert one.told("error")["over"]
+        with client.websocket_connect("/api/play") as second:
+            two = Line(second)
+            two.open({"kind": "any"})
+            with monkeypatch.context() as patch:
+                patch.setattr(type(opened.model), "step", lambda *args: 1 / 0)
+                two.say("step")
+                assert two.told("error")["over"]
+            assert one.open({"kind": "any"})["run"] == "catch"
+
+
+def test_a_damaged_newest_checkpoint_is_tried_once(tmp_path):
+    tried = []
+    studio = Studio(tmp_path, lambda folder, checkpoint: tried.append(folder) or object(), tmp_path)  # type: ignore[arg-type, func-returns-value, return-value]
+    run = tmp_path / "run"
+    for step, count in ((5, 1), (7, 2)):
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+        assert studio._open(run, None) is studio._open(run, None)
+        assert len(tried) == count
+    assert studio._open(tmp_path, None) is studio._open(tmp_path, None)  # a published model has none
+    studio.close()
 
 
 def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, monkeypatch):

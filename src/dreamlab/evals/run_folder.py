@@ -79,7 +79,7 @@ class RunFolder:
 
     def json(self, path: Path) -> dict[str, Any] | None:
         """A JSON object, or None where it is missing or broken."""
-        if not path.exists():
+        if not path.is_file():  # nor is a pipe opened, which would wait for ever
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
