@@ -28,7 +28,7 @@ from dreamlab.core.seeds import forked
 from dreamlab.dream.env import DreamEnv
 from dreamlab.envs import build
 from dreamlab.logs.video import read_mp4
-from dreamlab.studio import controls, dreaming, hands, outbox, playing, reality, rows
+from dreamlab.studio import controls, dreaming, hands, outbox, playing, reality, stretches
 from dreamlab.studio.app import application
 from dreamlab.studio.studio import Studio
 
@@ -143,8 +143,10 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], Planes]:
 
 def middle(opened: Any) -> int:
     """A row in the middle of a whole episode."""
-    found = [e for e in rows.episodes(opened.rows()) if e.whole and len(e) == 8]
-    return found[len(found) // 2].row(2)
+    experience = opened.rows()
+    held = experience.index.episodes()
+    found = np.flatnonzero(held.whole & (held.stop - held.start == 8))
+    return stretches.episode(experience, int(found[len(found) // 2])).row(2)
 
 
 # ---- the dream
@@ -153,9 +155,9 @@ def middle(opened: Any) -> int:
 def test_the_same_start_and_acts_are_a_dream_envs_own_frames(client, opened):
     experience, row = opened.rows(), middle(opened)
     acts = [0, 2, 1, 0]
-    found = rows.episode(experience, row)
+    found, _ = stretches.stored(experience, row)
     with torch.no_grad(), forked(SEED, "observe"):
-        start = tree_map(lambda x: x[:, -1], opened.model.observe(rows.batch(experience, found, 0, 3)))
+        start = tree_map(lambda x: x[:, -1], opened.model.observe(found.batch(0, 3)))
     env = DreamEnv(opened.model, start, opened.act_space, 1, temperature=0.8, seed=SEED)
     obs, _ = env.reset(seed=SEED)
     want, rews = [to_rgb(obs["image"])[0]], [None]
@@ -289,7 +291,8 @@ def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_p
     experience, row = opened.rows(), middle(opened)
     env = reality.Reality(opened)
     moment = env.begin(reality.of_row(opened, experience, row), [1]).result(60)
-    after = rows.frame(experience, row)
+    found, step = stretches.stored(experience, row)
+    after = stretches.frames(found, opened.obs_space, step, step + 1)[0]
     np.testing.assert_array_equal(
         to_rgb(env.begin(reality.of_row(opened, experience, row)).result(60).obs["image"]), after
     )
@@ -599,9 +602,9 @@ def test_starts_are_rows_that_can_be_played_from(client, opened):
     assert found["pictures"]
     experience = opened.rows()
     for start in found["starts"]:
-        e = rows.episode(experience, start["row"])
-        assert (e.step(start["row"]), len(e) - 1) == (start["step"], start["of"])
+        episode, step = stretches.stored(experience, start["row"])
+        assert (step, len(episode) - 1) == (start["step"], start["of"])
         assert start["step"] < start["of"]
     assert client.get("/api/starts/nowhere").status_code == 404
     with pytest.raises(UserError, match="not held"):
-        rows.episode(experience, 10**9)
+        stretches.stored(experience, 10**9)

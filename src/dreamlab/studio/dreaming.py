@@ -25,7 +25,7 @@ from dreamlab.core.protocols import Policy, State
 from dreamlab.core.seeds import forked
 from dreamlab.core.types import Batch, act_size
 from dreamlab.dream.env import DreamEnv
-from dreamlab.studio import rows
+from dreamlab.studio import stretches
 
 if TYPE_CHECKING:
     from dreamlab.studio.studio import OpenedRun
@@ -64,16 +64,13 @@ def of_row(experience: Any, row: int) -> Context:
     Raises:
         UserError: the row is not held, or its episode ends there.
     """
-    found = rows.episode(experience, row)
-    stop = found.step(row) + 1
-    first = max(0, stop - CONTEXT)
-    ids = found.rows[first:stop]
-    if rows.column(experience, "is_last", ids[-1:])[0]:
+    found, at = stretches.stored(experience, row)
+    first, stop = max(0, at + 1 - CONTEXT), at + 1
+    if found.column("is_last", at, stop)[0]:
         raise UserError(f"the episode ends at row {row}; start from an earlier one")
-    seen = {key: rows.column(experience, key, ids) for key in experience.obs_space.spaces}
-    obs = [{key: value[t] for key, value in seen.items()} for t in range(len(ids))]
-    acts = list(rows.column(experience, "act", ids[:-1])) if len(ids) > 1 else []
-    return Context(rows.batch(experience, found, first, stop), obs, acts)
+    seen = {key: found.column(key, first, stop) for key in experience.obs_space.spaces}
+    obs = [{key: value[t] for key, value in seen.items()} for t in range(stop - first)]
+    return Context(found.batch(first, stop), obs, list(found.column("act", first, at)))
 
 
 def of_reset(obs: Obs, act_space: spaces.Space, device: torch.device) -> Context:

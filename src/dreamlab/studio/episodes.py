@@ -251,14 +251,10 @@ def _size(opened: OpenedRun) -> list[int] | None:
 
 def _listed(rows: Any, page: int, count: int) -> tuple[list[dict[str, Any]], int]:
     """One page of the stored episodes, newest first, and how many there are."""
-    index = rows.index
-    found = index.episodes()
-    total = len(found.start)
+    total = len(rows.index.episodes().start)
     out = []
     for i in range(total - 1 - page * count, max(-1, total - 1 - (page + 1) * count), -1):
-        one = stretches.Stored(
-            rows, int(found.stream[i]), int(found.start[i]), int(found.stop[i]), bool(found.whole[i])
-        )
+        one = stretches.episode(rows, i)
         rew = one.column("rew", 0, len(one))
         out.append(
             {"episode": one.key, "number": i, "length": len(one) - 1, "return": float(rew.astype(np.float64).sum()),

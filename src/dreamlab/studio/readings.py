@@ -163,7 +163,7 @@ class Reading:
 
 
 def foretold(model: Any, said: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of what ``predict`` says of observed latents: ``rew`` and ``con``, where they are not those that came (``given``)."""
+    """``rew`` and ``con`` that ``predict`` says of observed latents, but for those that came with them (``given``)."""
     return {key: said[key] for key in ("rew", "con") if key in said and key not in getattr(model, "given", ())}
 
 
