@@ -22,7 +22,7 @@ from dreamlab import envs
 from dreamlab.cli import session
 from dreamlab.cli.main import main
 from dreamlab.core.errors import UserError
-from dreamlab.core.imagination import tree_map
+from dreamlab.core.imagination import leaves, tree_map
 from dreamlab.core.pictures import to_rgb
 from dreamlab.core.seeds import forked
 from dreamlab.dream.env import DreamEnv
@@ -176,6 +176,17 @@ def test_the_same_start_and_acts_are_a_dream_envs_own_frames(client, opened):
         np.testing.assert_array_equal(planes["dream"], frame)
         assert head["rew"] == (None if rew is None else pytest.approx(rew, abs=1e-5))
     assert [head["act"] for head, _ in shown[1:]] == acts
+
+
+def test_a_long_way_to_a_row_is_seen_in_pieces_as_in_one(opened, monkeypatch):
+    found, _ = stretches.stored(opened.rows(), middle(opened))
+    batch = found.batch(0, 8)
+    monkeypatch.setattr(dreaming, "PIECE", 3)
+    seen = list(dreaming.observe(opened.model, batch, SEED))
+    assert seen[:-1] == [None, None]
+    whole = opened.model.observe(batch)
+    for part, want in zip(leaves(seen[-1]), leaves(whole), strict=True):
+        torch.testing.assert_close(part, want[:, -1])
 
 
 def test_a_dream_that_ends_says_so_and_may_be_had_again(client, opened, monkeypatch):
@@ -584,13 +595,14 @@ def test_a_film_is_what_was_played_and_lies_in_dreams(client, opened, root):
 
 
 def test_films_do_not_leave_the_run(root, opened, tmp_path):
-    from dreamlab.studio.film import Recording
+    from dreamlab.studio.film import FRAMES, Recording
 
     run, away = tmp_path / "run", tmp_path / "away"
     run.mkdir(), away.mkdir()
     (run / "dreams").symlink_to(away)
     recording = Recording()
     recording.add(np.zeros((4, 4, 3), np.uint8), None, "")
+    assert recording.most == FRAMES
     with pytest.raises(UserError, match="leads out"):
         recording.write(run, "play", "run", 10)
     assert not list(away.iterdir())

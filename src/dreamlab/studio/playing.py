@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dreamlab.core.errors import UserError
 from dreamlab.studio import messages
-from dreamlab.studio.film import FRAMES, Recording
+from dreamlab.studio.film import Recording
 from dreamlab.studio.game import Game
 from dreamlab.studio.hands import reader
 from dreamlab.studio.messages import Opening, Start
@@ -148,8 +148,9 @@ class Player:
         if on:
             self.game.recording = Recording()
             self.game.record()
-            minutes = FRAMES / self.fps / 60
-            self.say(**{"is": "told", "text": f"Recording: at most {minutes:.0f} minutes at this speed."})
+            seconds = self.game.recording.most / self.fps
+            long = f"{seconds / 60:.0f} minutes" if seconds > 100 else f"{seconds:.0f} seconds"
+            self.say(**{"is": "told", "text": f"Recording: at most {long} at this speed."})
         elif self.game.recording is not None:
             self._save = True
 

@@ -132,6 +132,7 @@ class Play {
 
   failed({ text, over }) {
     clearTimeout(this.opening);
+    this.transport.film.replaceChildren();
     if (this.ready && !over) return notice(text, "error");
     const again = this.ready ? el("button", { type: "button", class: "main", onclick: () => this.starts.surprise() }, "Begin elsewhere") : null;
     if (!this.ready) this.node.classList.add("alone");
