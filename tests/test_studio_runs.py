@@ -210,6 +210,8 @@ def test_broken_runs_say_so_and_harm_no_other(tmp_path):
     (root / "half").mkdir()
     (root / "half" / "config.yaml").write_text("agent: dqn\nenv: {id: CartPole-v1}\n")
     write_run(root / os.fsdecode(b"\xffodd"))
+    held = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['1'] * 9)}]" for i in range(12))
+    (write_run(root / "endless") / "config.yaml").write_text(f"agent: x\nenv: {{id: y}}\n{held}\n")
     os.mkfifo(write_run(root / "pipe") / "error.txt")
     (root / "pipe" / "metrics.jsonl").unlink()
     os.mkfifo(root / "pipe" / "metrics.jsonl")
@@ -217,7 +219,7 @@ def test_broken_runs_say_so_and_harm_no_other(tmp_path):
     os.mkfifo(write_run(root / "scored") / "evaluations" / "9.json")
     before = snapshot(root)
     rows = {row["run"]: row for row in Catalogue(root, lambda agent: agent != "dqn").rows()}
-    assert set(rows) == {"good", "bad", "half", "pipe", "held", "scored", "\ufffdodd"}
+    assert set(rows) == {"good", "bad", "half", "pipe", "held", "scored", "endless", "\ufffdodd"}
     assert rows["good"]["problem"] is None
     assert rows["good"]["playable"]
     assert "config.yaml" in rows["bad"]["problem"]
@@ -226,6 +228,7 @@ def test_broken_runs_say_so_and_harm_no_other(tmp_path):
     assert "is no file" in rows["pipe"]["problem"]
     assert "is no file" in rows["held"]["problem"]
     assert rows["scored"]["playable"]
+    assert "more than" in rows["endless"]["problem"]
     assert snapshot(root) == before
 
 
