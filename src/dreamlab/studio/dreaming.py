@@ -111,7 +111,8 @@ def observe(model: Any, batch: Batch, seed: int) -> Iterator[State | None]:
 def _part(batch: Batch, start: int, stop: int) -> Batch:
     """Rows of a batch, from ``start`` to before ``stop``."""
     cut = lambda x: {k: v[:, start:stop] for k, v in x.items()} if isinstance(x, Mapping) else x[:, start:stop]  # noqa: E731
-    return Batch(*(cut(part) for part in batch))
+    parts: Any = (cut(part) for part in batch)
+    return Batch(*parts)
 
 
 class Dream:
