@@ -126,7 +126,7 @@ async def in_browser(link: str, run: str, chosen: argparse.Namespace) -> dict[st
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chosen.chromium, args=["--no-sandbox"])
-        page = await browser.new_page(viewport={"width": 1280, "height": 800})
+        page = await browser.new_page(bypass_csp=True, viewport={"width": 1280, "height": 800})
         await page.add_init_script(WATCH)
         await page.add_init_script(f"localStorage.setItem('play.reality', '{'on' if chosen.reality else 'off'}')")
         await page.goto(f"{link}#/play/{run}")
