@@ -313,6 +313,30 @@ def test_an_evaluated_episode_gives_its_return_again(client: Any, opened: dict[s
     assert "play it again" in gone.json()["error"]
 
 
+def test_two_are_played_again_at_once_and_others_wait():
+    import asyncio
+
+    class Game:
+        def __init__(self, asked: float) -> None:
+            self.asked, self.closed = asked, False
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Engine:
+        async def compute(self, fn: Any) -> None:
+            fn()
+
+    long_ago, now = Game(-1e9), Game(float("inf"))
+    playing: Any = {"a": now, "b": now}
+    assert not asyncio.run(episodes._room(Engine(), playing))  # type: ignore[arg-type]
+    playing["b"] = long_ago
+    assert asyncio.run(episodes._room(Engine(), playing))  # type: ignore[arg-type]
+    assert list(playing) == ["a"]
+    assert long_ago.closed
+    assert not now.closed
+
+
 # ---- what models say of themselves
 
 
@@ -373,6 +397,14 @@ def test_swapping_a_token_draws_the_swapped_grid(client: Any, opened: dict[str, 
     _, planes = unpacked(client.post("/api/inside/iris", json={"row": row, "code": code}))
     want = tokenizer.picture(torch.tensor([code]))
     assert np.array_equal(planes["picture"], to_rgb((want * 255).round().to(torch.uint8).numpy())[0])
+
+
+def test_what_really_came_is_not_shown_as_foretold(client: Any, table: Experience):
+    row = first_row(table)
+    for name, foretold in (("iris", []), ("dreamer-v3", ["rew", "con"])):
+        assert client.get(f"/api/episode/{name}", params={"row": row}).json()["foretold"] == foretold
+        series = client.get(f"/api/read/{name}", params={"episode": str(row)}).json()["series"]
+        assert [key for key in ("rew", "con") if key in series] == foretold
 
 
 def test_attention_is_the_transformers(client: Any, opened: dict[str, Opened], table: Experience):

@@ -22,13 +22,13 @@ from dreamlab import envs
 from dreamlab.cli import session
 from dreamlab.cli.main import main
 from dreamlab.core.errors import UserError
-from dreamlab.core.imagination import tree_map
+from dreamlab.core.imagination import leaves, tree_map
 from dreamlab.core.pictures import to_rgb
 from dreamlab.core.seeds import forked
 from dreamlab.dream.env import DreamEnv
 from dreamlab.envs import build
 from dreamlab.logs.video import read_mp4
-from dreamlab.studio import controls, dreaming, hands, outbox, playing, reality, rows
+from dreamlab.studio import controls, dreaming, hands, outbox, playing, reality, stretches
 from dreamlab.studio.app import application
 from dreamlab.studio.studio import Studio
 
@@ -143,8 +143,10 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], Planes]:
 
 def middle(opened: Any) -> int:
     """A row in the middle of a whole episode."""
-    found = [e for e in rows.episodes(opened.rows()) if e.whole and len(e) == 8]
-    return found[len(found) // 2].row(2)
+    experience = opened.rows()
+    held = experience.index.episodes()
+    found = np.flatnonzero(held.whole & (held.stop - held.start == 8))
+    return stretches.episode(experience, int(found[len(found) // 2])).row(2)
 
 
 # ---- the dream
@@ -153,9 +155,9 @@ def middle(opened: Any) -> int:
 def test_the_same_start_and_acts_are_a_dream_envs_own_frames(client, opened):
     experience, row = opened.rows(), middle(opened)
     acts = [0, 2, 1, 0]
-    found = rows.episode(experience, row)
+    found, _ = stretches.stored(experience, row)
     with torch.no_grad(), forked(SEED, "observe"):
-        start = tree_map(lambda x: x[:, -1], opened.model.observe(rows.batch(experience, found, 0, 3)))
+        start = tree_map(lambda x: x[:, -1], opened.model.observe(found.batch(0, 3)))
     env = DreamEnv(opened.model, start, opened.act_space, 1, temperature=0.8, seed=SEED)
     obs, _ = env.reset(seed=SEED)
     want, rews = [to_rgb(obs["image"])[0]], [None]
@@ -174,6 +176,17 @@ def test_the_same_start_and_acts_are_a_dream_envs_own_frames(client, opened):
         np.testing.assert_array_equal(planes["dream"], frame)
         assert head["rew"] == (None if rew is None else pytest.approx(rew, abs=1e-5))
     assert [head["act"] for head, _ in shown[1:]] == acts
+
+
+def test_a_long_way_to_a_row_is_seen_in_pieces_as_in_one(opened, monkeypatch):
+    found, _ = stretches.stored(opened.rows(), middle(opened))
+    batch = found.batch(0, 8)
+    monkeypatch.setattr(dreaming, "PIECE", 3)
+    seen = list(dreaming.observe(opened.model, batch, SEED))
+    assert seen[:-1] == [None, None]
+    whole = opened.model.observe(batch)
+    for part, want in zip(leaves(seen[-1]), leaves(whole), strict=True):
+        torch.testing.assert_close(part, want[:, -1])
 
 
 def test_a_dream_that_ends_says_so_and_may_be_had_again(client, opened, monkeypatch):
@@ -273,11 +286,24 @@ def test_reality_beside_a_reset_is_the_environment_itself(client, opened):
         assert head["error"] == pytest.approx(distance, abs=1e-5)
 
 
+def test_nothing_is_compared_once_reality_has_ended(client):
+    with client.websocket_connect("/api/play") as socket:
+        line = Line(socket)
+        line.open({"kind": "reset", "seed": 5}, reality=True)
+        line.told("reality")
+        heads = [line.tick(1, n)[0] for n in range(14)]
+    ended = [head["real"]["ended"] for head in heads]
+    assert not ended[0]
+    assert ended[-1]
+    assert [head["error"] is None for head in heads] == [False, *ended[:-1]]
+
+
 def test_a_stored_row_is_reached_exactly_or_refused_in_words(root, opened, tmp_path):
     experience, row = opened.rows(), middle(opened)
     env = reality.Reality(opened)
     moment = env.begin(reality.of_row(opened, experience, row), [1]).result(60)
-    after = rows.frame(experience, row)
+    found, step = stretches.stored(experience, row)
+    after = stretches.frames(found, opened.obs_space, step, step + 1)[0]
     np.testing.assert_array_equal(
         to_rgb(env.begin(reality.of_row(opened, experience, row)).result(60).obs["image"]), after
     )
@@ -418,6 +444,34 @@ def test_who_finds_no_seat_waits_and_comes_in_when_one_leaves(root, opened, tmp_
         assert two.told("ready")["run"] == "catch"
 
 
+def test_who_plays_nothing_holds_no_seat(root, opened, tmp_path, monkeypatch):
+    application = _application(root, opened, tmp_path, seats=1)
+    with TestClient(application, headers=HERE) as client, client.websocket_connect("/api/play") as first:
+        one = Line(first)
+        one.say("open", run="none")
+        assert one.told("error")["over"]
+        with client.websocket_connect("/api/play") as second:
+            two = Line(second)
+            two.open({"kind": "any"})
+            with monkeypatch.context() as patch:
+                patch.setattr(type(opened.model), "step", lambda *args: 1 / 0)
+                two.say("step")
+                assert two.told("error")["over"]
+            assert one.open({"kind": "any"})["run"] == "catch"
+
+
+def test_a_damaged_newest_checkpoint_is_tried_once(tmp_path):
+    tried = []
+    studio = Studio(tmp_path, lambda folder, checkpoint: tried.append(folder) or object(), tmp_path)  # type: ignore[arg-type, func-returns-value, return-value]
+    run = tmp_path / "run"
+    for step, count in ((5, 1), (7, 2)):
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+        assert studio._open(run, None) is studio._open(run, None)
+        assert len(tried) == count
+    assert studio._open(tmp_path, None) is studio._open(tmp_path, None)  # a published model has none
+    studio.close()
+
+
 def test_who_stands_still_gives_the_seat_to_who_waits(root, opened, tmp_path, monkeypatch):
     monkeypatch.setattr(playing, "STILL", 0.05)
     application = _application(root, opened, tmp_path, seats=1)
@@ -541,13 +595,14 @@ def test_a_film_is_what_was_played_and_lies_in_dreams(client, opened, root):
 
 
 def test_films_do_not_leave_the_run(root, opened, tmp_path):
-    from dreamlab.studio.film import Recording
+    from dreamlab.studio.film import FRAMES, Recording
 
     run, away = tmp_path / "run", tmp_path / "away"
     run.mkdir(), away.mkdir()
     (run / "dreams").symlink_to(away)
     recording = Recording()
     recording.add(np.zeros((4, 4, 3), np.uint8), None, "")
+    assert recording.most == FRAMES
     with pytest.raises(UserError, match="leads out"):
         recording.write(run, "play", "run", 10)
     assert not list(away.iterdir())
@@ -559,9 +614,9 @@ def test_starts_are_rows_that_can_be_played_from(client, opened):
     assert found["pictures"]
     experience = opened.rows()
     for start in found["starts"]:
-        e = rows.episode(experience, start["row"])
-        assert (e.step(start["row"]), len(e) - 1) == (start["step"], start["of"])
+        episode, step = stretches.stored(experience, start["row"])
+        assert (step, len(episode) - 1) == (start["step"], start["of"])
         assert start["step"] < start["of"]
     assert client.get("/api/starts/nowhere").status_code == 404
     with pytest.raises(UserError, match="not held"):
-        rows.episode(experience, 10**9)
+        stretches.stored(experience, 10**9)

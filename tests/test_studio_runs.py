@@ -210,18 +210,25 @@ def test_broken_runs_say_so_and_harm_no_other(tmp_path):
     (root / "half").mkdir()
     (root / "half" / "config.yaml").write_text("agent: dqn\nenv: {id: CartPole-v1}\n")
     write_run(root / os.fsdecode(b"\xffodd"))
+    held = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['1'] * 9)}]" for i in range(12))
+    (write_run(root / "endless") / "config.yaml").write_text(f"agent: x\nenv: {{id: y}}\n{held}\n")
     os.mkfifo(write_run(root / "pipe") / "error.txt")
     (root / "pipe" / "metrics.jsonl").unlink()
     os.mkfifo(root / "pipe" / "metrics.jsonl")
+    os.mkfifo(write_run(root / "held") / ".lock")
+    os.mkfifo(write_run(root / "scored") / "evaluations" / "9.json")
     before = snapshot(root)
     rows = {row["run"]: row for row in Catalogue(root, lambda agent: agent != "dqn").rows()}
-    assert set(rows) == {"good", "bad", "half", "pipe", "\ufffdodd"}
+    assert set(rows) == {"good", "bad", "half", "pipe", "held", "scored", "endless", "\ufffdodd"}
     assert rows["good"]["problem"] is None
     assert rows["good"]["playable"]
     assert "config.yaml" in rows["bad"]["problem"]
     assert not rows["bad"]["playable"]
     assert "no world model" in rows["half"]["why"]
     assert "is no file" in rows["pipe"]["problem"]
+    assert "is no file" in rows["held"]["problem"]
+    assert rows["scored"]["playable"]
+    assert "more than" in rows["endless"]["problem"]
     assert snapshot(root) == before
 
 
@@ -235,10 +242,11 @@ def test_links_out_of_the_root_are_not_followed(tmp_path):
     (inner / "metrics.jsonl").unlink()
     (inner / "metrics.jsonl").symlink_to(outside / "metrics.jsonl")
     (root / "same").symlink_to(root / "a")
+    (write_run(root / "d") / "replay").symlink_to(outside)
     catalogue = Catalogue(root)
-    assert {row["run"] for row in catalogue.rows()} == {"a", "c"}
+    assert {row["run"] for row in catalogue.rows()} == {"a", "c", "d"}
     assert "link out of" in next(row["problem"] for row in catalogue.rows() if row["run"] == "c")
-    for name in ("b", "c", "sweep/secret", "../secret", "/etc", "", ".", str(outside)):
+    for name in ("b", "c", "d", "sweep/secret", "../secret", "/etc", "", ".", str(outside)):
         with pytest.raises(Unknown):
             catalogue.place(name)
     assert catalogue.place("a") == root / "a"

@@ -20,6 +20,8 @@ OPEN_LOOP = "open_loop"
 """films of this name are dreams that were made while training"""
 TAIL = 1 << 14
 """bytes at the end of metrics.jsonl that tell how far a run has come"""
+SETTINGS = 20_000
+"""values of a config.yaml, at most"""
 MOST = 6
 """films, dreams and evaluations of one kind that are shown, newest first"""
 
@@ -79,7 +81,7 @@ class RunFolder:
 
     def json(self, path: Path) -> dict[str, Any] | None:
         """A JSON object, or None where it is missing or broken."""
-        if not path.exists():
+        if not path.is_file():  # nor is a pipe opened, which would wait for ever
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -160,10 +162,21 @@ class RunFolder:
             data = yaml.load(path.read_text(encoding="utf-8"), loader)
             if not isinstance(data, dict):
                 raise ValueError("holds no mapping")
+            if not _fits(data):
+                raise ValueError(f"holds more than {SETTINGS} settings")
         except (OSError, ValueError, yaml.YAMLError) as error:
             self.problems.append(f"config.yaml: {error}")
             return {}
         return data
+
+
+def _fits(data: Any) -> bool:
+    """Whether it can be written out: YAML's references make a few lines that hold each other endlessly many."""
+    left, seen = [data], 0
+    while left and seen <= SETTINGS:
+        one, seen = left.pop(), seen + 1
+        left += list(one.values()) if isinstance(one, Mapping) else one if isinstance(one, list) else []
+    return not left
 
 
 def is_number(value: Any) -> TypeGuard[float]:

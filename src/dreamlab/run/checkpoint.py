@@ -94,6 +94,18 @@ class Checkpoints:
                 return (step, found) if isinstance(found, dict) and found else None
         return None
 
+    def mend(self) -> None:
+        """Put back a checkpoint that was laid aside by a save that was killed. For the process that trains here alone:
+        it may be in the middle of one.
+        """
+        for spare in self._spare():
+            if not spare.with_suffix("").exists():
+                os.rename(spare, spare.with_suffix(""))
+
+    def _spare(self) -> list[Path]:
+        """Checkpoints that a save has laid aside for a moment, or was killed before it could drop them."""
+        return [p for p in self.folder.glob("[0-9]*.old") if p.stem.isdigit()]
+
     def load(self, step: int | None = None) -> tuple[int, dict[str, Any], list[str]]:
         """A checkpoint's step and parts, and words about damaged ones passed over. Default: the newest that is whole.
 
@@ -101,19 +113,17 @@ class Checkpoints:
             UserError: there is none, or not the one asked for, or one holds a pickle.
             Damaged: the one asked for, or every one, is damaged.
         """
-        for spare in self.folder.glob("*.old"):  # killed between two renames
-            if not spare.with_suffix("").exists():
-                os.rename(spare, spare.with_suffix(""))
-        there = self.steps()
+        places = {int(p.stem): p for p in self._spare()} | {n: self.folder / str(n) for n in self.steps()}
+        there = sorted(places)
         if step is not None:
             if step not in there:
                 known = ", ".join(map(str, there)) or "none"
                 raise UserError(f"no checkpoint {step} in {self.folder}; available: {known}")
-            return step, read(self.folder / str(step)), []
+            return step, read(places[step]), []
         words: list[str] = []
         for candidate in reversed(there[-self.keep :]):  # the replay goes back no further, even if the best is there
             try:
-                return candidate, read(self.folder / str(candidate)), words
+                return candidate, read(places[candidate]), words
             except Damaged as error:
                 words.append(str(error))
         if words:

@@ -275,6 +275,7 @@ class Trainer:
 
     def restore(self) -> int | None:
         """Go on from the newest whole checkpoint, or seed a fresh start. Returns the step, or None for a fresh one."""
+        self.checkpoints.mend()
         if not self.checkpoints.steps():
             torch.manual_seed(derive(self.config.seed, "train"))
             np.random.seed(derive(self.config.seed, "train", "numpy"))

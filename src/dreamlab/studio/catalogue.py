@@ -19,6 +19,8 @@ from dreamlab.run.holding import ERROR, is_training
 
 READ = ("", "config.yaml", "metrics.jsonl", "checkpoints", "evaluations", ERROR, "state.json")
 """what a summary is made from, below a run's folder"""
+OPENED = (*READ[1:], ".lock", "replay")
+"""what is opened below it"""
 FRESH = 1.0
 """seconds for which rows stand: several pages that ask at once look once"""
 NEW = 4.0
@@ -110,7 +112,7 @@ class Catalogue:
             return self._row(name, folder, math.inf)
 
     def _row(self, name: str, folder: Path, asked: float) -> dict[str, Any]:
-        training = is_training(folder)
+        training = name not in self._astray and is_training(folder)
         stamps = [_stamp(f"{folder}/{part}") for part in READ]
         signature = (training, *stamps)
         written = max((stamp[0] for stamp in stamps if stamp), default=0) / 1e9
@@ -124,7 +126,7 @@ class Catalogue:
             # a file that grows keeps its small curve until there is time for the next
             kept = _Kept(signature, row, spark=None if kept is None or not training else kept.spark)
             kept.written = written
-            if training and name not in self._astray:
+            if training:
                 with suppress(Exception):  # it may be cut off in the middle; the next look finds it whole
                     kept.ends = catalogue.ends_in(files)
             if time.monotonic() < until or kept.spark is None:
@@ -201,7 +203,7 @@ def _within(home: str, path: str | Path) -> bool:
 
 def _astray(home: str, folder: Path) -> str | None:
     """What in a run's folder must not be opened, if anything: links out of the root, and what is no file or folder."""
-    for part in READ[1:]:
+    for part in OPENED:
         path = f"{folder}/{part}"
         if os.path.islink(path) and not _within(home, path):
             return f"{part} is a link out of the runs folder"

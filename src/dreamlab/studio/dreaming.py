@@ -12,6 +12,7 @@ that was shown, and holds the acts that were really taken (``Watching``).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,14 +26,15 @@ from dreamlab.core.protocols import Policy, State
 from dreamlab.core.seeds import forked
 from dreamlab.core.types import Batch, act_size
 from dreamlab.dream.env import DreamEnv
-from dreamlab.studio import rows
+from dreamlab.studio import stretches
 
 if TYPE_CHECKING:
     from dreamlab.studio.studio import OpenedRun
 
 CONTEXT = 256
-"""rows of an episode, the last ones before the start, that model and agent look at first: about a second of a
-Dreamer's time, while other players wait"""
+"""rows of an episode, the last ones before the start, that model and agent look at first"""
+PIECE = 32
+"""of which the model looks at so many at once: about a tenth of a second of a Dreamer's time, while others wait"""
 Obs = dict[str, np.ndarray]
 
 
@@ -64,16 +66,13 @@ def of_row(experience: Any, row: int) -> Context:
     Raises:
         UserError: the row is not held, or its episode ends there.
     """
-    found = rows.episode(experience, row)
-    stop = found.step(row) + 1
-    first = max(0, stop - CONTEXT)
-    ids = found.rows[first:stop]
-    if rows.column(experience, "is_last", ids[-1:])[0]:
+    found, at = stretches.stored(experience, row)
+    first, stop = max(0, at + 1 - CONTEXT), at + 1
+    if found.column("is_last", at, stop)[0]:
         raise UserError(f"the episode ends at row {row}; start from an earlier one")
-    seen = {key: rows.column(experience, key, ids) for key in experience.obs_space.spaces}
-    obs = [{key: value[t] for key, value in seen.items()} for t in range(len(ids))]
-    acts = list(rows.column(experience, "act", ids[:-1])) if len(ids) > 1 else []
-    return Context(rows.batch(experience, found, first, stop), obs, acts)
+    seen = {key: found.column(key, first, stop) for key in experience.obs_space.spaces}
+    obs = [{key: value[t] for key, value in seen.items()} for t in range(stop - first)]
+    return Context(found.batch(first, stop), obs, list(found.column("act", first, at)))
 
 
 def of_reset(obs: Obs, act_space: spaces.Space, device: torch.device) -> Context:
@@ -93,18 +92,35 @@ def of_reset(obs: Obs, act_space: spaces.Space, device: torch.device) -> Context
     return Context(batch, [obs], [])
 
 
+def observe(model: Any, batch: Batch, seed: int) -> Iterator[State | None]:
+    """The latent (1, ...) of a batch's last row, after a None for each piece before the last one."""
+    rows = batch.rew.shape[1]
+    piece = PIECE if hasattr(model, "observe_after") else rows
+    latents: State = None
+    for start in range(0, rows, piece):
+        with torch.inference_mode(), forked(seed, "observe", *([start] if start else [])):
+            if not start:
+                latents = model.observe(_part(batch, 0, piece))
+            else:  # from the row before on, whose latent is known
+                latents = model.observe_after(
+                    tree_map(lambda x: x[:, -1], latents), _part(batch, start - 1, start + piece)
+                )
+        yield tree_map(lambda x: x[:, -1], latents) if start + piece >= rows else None
+
+
+def _part(batch: Batch, start: int, stop: int) -> Batch:
+    """Rows of a batch, from ``start`` to before ``stop``."""
+    cut = lambda x: {k: v[:, start:stop] for k, v in x.items()} if isinstance(x, Mapping) else x[:, start:stop]  # noqa: E731
+    parts: Any = (cut(part) for part in batch)
+    return Batch(*parts)
+
+
 class Dream:
     """A dream under way. ``now`` is what is shown."""
 
-    def __init__(
-        self, opened: OpenedRun, context: Context, temperature: float, seed: int, start: State | None = None
-    ) -> None:
-        """``start``: the latent (1, ...) of an earlier dream from this context, which is then not observed again."""
-        self.act_space, self.context = opened.act_space, context
-        if start is None:
-            with torch.inference_mode(), forked(seed, "observe"):
-                start = tree_map(lambda x: x[:, -1], opened.model.observe(context.batch))  # (1, ...)
-        self.start = start
+    def __init__(self, opened: OpenedRun, context: Context, start: State, temperature: float, seed: int) -> None:
+        """``start``: the latent (1, ...) at the context's end."""
+        self.act_space, self.context, self.start = opened.act_space, context, start
         limit = np.iinfo(np.int64).max
         self.env = DreamEnv(opened.model, start, self.act_space, 1, horizon=limit, temperature=temperature, seed=seed)
         with torch.inference_mode():

@@ -13,8 +13,8 @@ An episode is named by the id of its first row, or as FILE:INDEX of an evaluatio
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import OrderedDict
 from typing import Any, Literal
 
 import numpy as np
@@ -33,11 +33,13 @@ from dreamlab.studio.studio import OpenedRun, Studio
 Kind = Literal["real", "reconstruction"]
 PLAYING = 2
 """episodes that are played again at once"""
+LEFT = 10.0
+"""seconds after which one that nobody asks for gives way to another"""
 
 
 def router(studio: Studio, shelf: Shelf) -> APIRouter:
     routes = APIRouter()
-    playing: OrderedDict[tuple[Any, str], replayed.Again] = OrderedDict()
+    playing: dict[tuple[Any, str], replayed.Again] = {}
 
     @routes.get("/episodes/{name:path}")
     async def episodes(
@@ -144,10 +146,11 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
             game = playing.get(key)
             if game is None:
                 replayed.refuse_recordings(opened)
-                game = playing[key] = await asyncio.to_thread(replayed.Again, opened, file, index)
-            playing.move_to_end(key)
-            while len(playing) > PLAYING:
-                await studio.compute(playing.popitem(last=False)[1].close)
+                made = await asyncio.to_thread(replayed.Again, opened, file, index)
+                if key not in playing and not await _room(studio, playing):
+                    await asyncio.sleep(1.0)  # the page asks again
+                    return {"done": False, "steps": 0}
+                game = playing.setdefault(key, made)
             try:
                 await _play_on(studio, game)
             except Exception:
@@ -176,11 +179,22 @@ async def _scored(shelf: Shelf, name: str, file: str) -> tuple[OpenedRun, str | 
         return newest, gone
 
 
+async def _room(studio: Studio, playing: dict[tuple[Any, str], replayed.Again]) -> bool:
+    """Whether one more may be played again; those that nobody asks for any more make room."""
+    for key in [key for key, game in playing.items() if time.monotonic() - game.asked > LEFT]:
+        await studio.compute(playing.pop(key).close)
+    return len(playing) < PLAYING
+
+
 async def _play_on(studio: Studio, game: replayed.Again) -> None:
     """For about a second: the page asks again until it is done."""
     until = time.monotonic() + 1.0
-    while not game.done and time.monotonic() < until:
-        await studio.compute(game.on)
+    game.asked = math.inf
+    try:
+        while not game.done and time.monotonic() < until:
+            await studio.compute(game.on)
+    finally:
+        game.asked = time.monotonic()
 
 
 def about(opened: OpenedRun) -> dict[str, Any]:
@@ -193,6 +207,7 @@ def about(opened: OpenedRun) -> dict[str, Any]:
         "checkpoint": opened.step,
         "model": model is not None,
         "unmodelled": None if model is not None else f"{agent} has no world model, so there is nothing of one to show.",
+        "foretold": [key for key in ("rew", "con") if model is not None and key not in getattr(model, "given", ())],
         "judges": hasattr(opened.agent, "judge"),
         "space": {**space_of(opened.act_space), **_names(opened)},
         "pictures": _size(opened),
@@ -236,17 +251,13 @@ def _size(opened: OpenedRun) -> list[int] | None:
 
 def _listed(rows: Any, page: int, count: int) -> tuple[list[dict[str, Any]], int]:
     """One page of the stored episodes, newest first, and how many there are."""
-    index = rows.index
-    found = index.episodes()
-    total = len(found.start)
+    total = len(rows.index.episodes().start)
     out = []
     for i in range(total - 1 - page * count, max(-1, total - 1 - (page + 1) * count), -1):
-        one = stretches.Stored(
-            rows, int(found.stream[i]), int(found.start[i]), int(found.stop[i]), bool(found.whole[i])
-        )
+        one = stretches.episode(rows, i)
         rew = one.column("rew", 0, len(one))
         out.append(
-            {"episode": one.key, "number": i, "length": len(one) - 1, "return": plain(rew.astype(np.float64).sum()),
+            {"episode": one.key, "number": i, "length": len(one) - 1, "return": float(rew.astype(np.float64).sum()),
              "whole": one.whole}
         )  # fmt: skip
     return out, total
@@ -290,4 +301,4 @@ def _compared(game: replayed.Again, words: str | None) -> dict[str, Any]:
             f"it returned {game.ret:.6g}, and {game.expected:.6g} when it was scored: the policy draws its actions, or "
             "the environment is not the same for the same seed"
         )
-    return {"steps": game.steps, "return": plain(game.ret), "scored": plain(game.expected), "told": told}
+    return {"steps": game.steps, "return": float(game.ret), "scored": float(game.expected), "told": told}

@@ -31,6 +31,11 @@ class Recording:
         """Whether no more is taken."""
         return len(self.frames) >= FRAMES or self.bytes >= BYTES
 
+    @property
+    def most(self) -> int:
+        """Frames that it may hold, if they go on as large as those that it has."""
+        return min(FRAMES, -(-BYTES * len(self.frames) // max(1, self.bytes)))
+
     def add(self, dream: np.ndarray, real: np.ndarray | None, text: str) -> None:
         """One tick: pictures (h, w, 3), and what stands above them."""
         if not self.full:

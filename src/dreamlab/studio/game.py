@@ -52,6 +52,7 @@ class Game:
         self.key = -1
         self.real: Moment | None = None  # at the same time as the dream's
         self.real_ret = 0.0
+        self._real_over = False  # it had ended before this tick: nothing is to be compared any more
         self._acts: list[Any] = []
         self._reality: Reality | None = None
         self._begun: Future[Moment] | None = None  # until reality is there
@@ -66,7 +67,8 @@ class Game:
         taken = self.dream.decide() if own else as_taken(act, self.opened.act_space)
         if self._reality is not None:
             self._last = self._reality.step(taken)
-        self._acts.append(taken)
+        if len(self._acts) <= HISTORY:
+            self._acts.append(taken)
         moment = self.dream.step(taken, own)
         self.act, self.ms = taken.tolist(), 1e3 * (time.perf_counter() - began)
         return moment
@@ -101,7 +103,7 @@ class Game:
         assert self.origin is not None
         if len(self._acts) > HISTORY:
             raise UserError("This dream has gone on for too long for reality to join it. Start again with it.")
-        self._reality = env
+        self._reality, self._real_over = env, False
         self._begun = self._last = env.begin(self.origin, self._acts)
         self._begun.add_done_callback(lambda _: wake())
 
@@ -126,6 +128,7 @@ class Game:
         Raises:
             RunError: the environment failed.
         """
+        self._real_over |= self.real is not None and self.real.ended
         self.real = None
         if self._last is None or self._begun is not None:
             return
@@ -157,7 +160,7 @@ class Game:
             head["vector"] = {"dream": now.obs["vector"], "real": None if real is None else real.obs.get("vector")}
         if real is not None:
             head["real"] = {"rew": real.rew, "ended": real.ended, "ret": self.real_ret}
-            head["error"] = reality.apart(now, real)
+            head["error"] = None if self._real_over else reality.apart(now, real)
         return head
 
     def record(self) -> None:

@@ -32,7 +32,7 @@ from dreamlab.core.seeds import forked
 from dreamlab.dream.env import pixels
 from dreamlab.studio.episodes import about
 from dreamlab.studio.ranges import ranges as spread
-from dreamlab.studio.readings import Reading, go_on, kl_by_group
+from dreamlab.studio.readings import Reading, foretold, go_on, kl_by_group
 from dreamlab.studio.sheets import message, plain, png, sheet
 from dreamlab.studio.shelf import Place, Shelf
 from dreamlab.studio.stretches import VALUES
@@ -214,7 +214,7 @@ def _changed(opened: OpenedRun, latent: State, code: list[float]) -> Response:
     with torch.no_grad(), forked(0, "studio", "changed"):
         said = opened.model.predict(recoded(opened, latent, code))
     planes = {}
-    head: dict[str, Any] = {k: plain(said[k][0]) for k in ("rew", "con") if k in said}
+    head: dict[str, Any] = {k: plain(v[0]) for k, v in foretold(opened.model, said).items()}
     picture = pictured(said)
     if picture is not None:
         planes["picture"] = picture[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dreamlab.core.errors import RunError, UserError
+from dreamlab.core.protocols import State
 from dreamlab.studio import dreaming, reality, rows, runs
 from dreamlab.studio.dreaming import Context, Dream
 from dreamlab.studio.game import Game
@@ -35,7 +36,7 @@ async def opened_game(
     _ = opened.model  # raises where there is none
     start, experience = await asyncio.to_thread(resolve, opened, asked.start)
     origin: Origin | str
-    latent = None
+    latent: State = None
     if before is not None and before.opened is opened and before.start == start and asked.seed is None:
         context, origin, latent = before.dream.context, before.origin or before.why_no_reality, before.dream.start
     elif start.kind == "row":
@@ -47,7 +48,10 @@ async def opened_game(
         first = await asyncio.wrap_future(env_of(opened).begin(origin))
         context = dreaming.of_reset(first.obs, opened.act_space, opened.compute.device)
     seed = secrets.randbits(31) if asked.seed is None else asked.seed
-    dream = await studio.compute(Dream, opened, context, asked.temperature, seed, latent)
+    pieces = dreaming.observe(opened.model, context.batch, seed)
+    while latent is None:
+        latent = await studio.compute(next, pieces)
+    dream = await studio.compute(Dream, opened, context, latent, asked.temperature, seed)
     return await asyncio.to_thread(Game, opened, start, dream, origin, seed, before)
 
 

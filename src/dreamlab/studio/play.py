@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket
 
-from dreamlab.studio import rows, runs
+from dreamlab.studio import rows, runs, stretches
 from dreamlab.studio.playing import Player
 from dreamlab.studio.studio import Studio
 
@@ -69,7 +69,7 @@ def router(studio: Studio) -> APIRouter:
             return {
                 "checkpoint": opened.step,
                 "starts": rows.starts(experience, max(1, min(count, 48))),
-                "pictures": rows.image_key(opened.obs_space) is not None,
+                "pictures": stretches.picture_key(opened.obs_space) is not None,
             }
 
         return await asyncio.to_thread(found)

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dreamlab.core.errors import UserError
 from dreamlab.studio import messages
-from dreamlab.studio.film import FRAMES, Recording
+from dreamlab.studio.film import Recording
 from dreamlab.studio.game import Game
 from dreamlab.studio.hands import reader
 from dreamlab.studio.messages import Opening, Start
@@ -71,9 +71,7 @@ class Player:
         finally:
             for task in tasks:
                 task.cancel()
-            self.seats.leave(self)  # nothing here waits: it is done also where this task is being cancelled itself
-            self._drop()
-            self._close_env()
+            self._leave()  # nothing in it waits: it is done also where this task is being cancelled itself
 
     def say(self, **parts: Any) -> None:
         """Words to the client, as soon as it takes them."""
@@ -150,8 +148,9 @@ class Player:
         if on:
             self.game.recording = Recording()
             self.game.record()
-            minutes = FRAMES / self.fps / 60
-            self.say(**{"is": "told", "text": f"Recording: at most {minutes:.0f} minutes at this speed."})
+            seconds = self.game.recording.most / self.fps
+            long = f"{seconds / 60:.0f} minutes" if seconds > 100 else f"{seconds:.0f} seconds"
+            self.say(**{"is": "told", "text": f"Recording: at most {long} at this speed."})
         elif self.game.recording is not None:
             self._save = True
 
@@ -171,8 +170,10 @@ class Player:
                 raise
             except UserError as error:
                 self.say(**{"is": "error", "text": str(error), "over": self.game is None})
+                if self.game is None:
+                    self._leave()
             except Exception as error:  # a model or a folder that fails ends this dream alone
-                self._drop()
+                self._leave()
                 words = f"The dream failed: {type(error).__name__}: {str(error)[:300]}"
                 self.say(**{"is": "error", "text": words, "over": True})
 
@@ -235,9 +236,7 @@ class Player:
 
     def _give_up_seat(self) -> None:
         """Somebody waits, and nothing has moved here for long."""
-        self._drop()
-        self._close_env()
-        self.seats.leave(self)
+        self._leave()
         self.say(**{"is": "away", "text": "Nothing moved here for a while, and somebody waited for the seat."})
 
     async def _tick(self, game: Game) -> None:
@@ -359,6 +358,12 @@ class Player:
         name, title = f"play-{game.opened.step}", f"{asked.run}, {game.opened.spec.env.id}"
         path = await asyncio.to_thread(recording.write, game.opened.folder, name, title, self.fps)
         self.say(**{"is": "saved", "path": path.relative_to(game.opened.folder).as_posix(), "run": asked.run})
+
+    def _leave(self) -> None:
+        """Nothing is played any more: the seat is for somebody else."""
+        self._drop()
+        self._close_env()
+        self.seats.leave(self)
 
     def _drop(self) -> None:
         if self.game is not None:

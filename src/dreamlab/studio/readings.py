@@ -84,9 +84,10 @@ class Reading:
         """
         if self.key is None or not self.pictures:
             raise UserError("this model predicts no pictures")
-        if len(self.pictures) > 1:
-            self.pictures = [np.concatenate(self.pictures)]
-        return self.pictures[0][start:stop]
+        with self._lock:  # a piece that comes meanwhile, in another thread, must not be lost
+            if len(self.pictures) > 1:
+                self.pictures = [np.concatenate(self.pictures)]
+            return self.pictures[0][start:stop]
 
     def vector(self, start: int, stop: int) -> np.ndarray | None:
         """What the model makes of the vector (n, D), where it predicts one."""
@@ -101,11 +102,13 @@ class Reading:
         with torch.no_grad(), forked(start, "studio", "read"):
             latents, obs = self._observe(start, stop)
             said = self.model.predict(latents)
-            series = {k: said[k] for k in ("rew", "con") if k in said} | self._surprise(latents, obs)
+            series = foretold(self.model, said) | self._surprise(latents, obs)
             series |= self._judged(latents)
         self.latents.append(latents)
         if self.key in said:
-            self.pictures.append(to_rgb(pixels(said[self.key].clamp(0, 1))))  # type: ignore[index]
+            pictures = to_rgb(pixels(said[self.key].clamp(0, 1)))  # type: ignore[index]
+            with self._lock:
+                self.pictures.append(pictures)
         if "vector" in said:
             self.vectors.append(said["vector"].float().cpu().numpy())
         for name, values in series.items():
@@ -157,6 +160,11 @@ class Reading:
             found = [self.latent(t) for t in range(start, at + 1)]
             views, _ = judge(tree_map(lambda *xs: torch.cat(xs)[None], *found))
         return views.get("policy")
+
+
+def foretold(model: Any, said: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``rew`` and ``con`` that ``predict`` says of observed latents, but for those that came with them (``given``)."""
+    return {key: said[key] for key in ("rew", "con") if key in said and key not in getattr(model, "given", ())}
 
 
 def kl_by_group(view: Classes | Normals) -> torch.Tensor:

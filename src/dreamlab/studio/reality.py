@@ -18,7 +18,7 @@ import numpy as np
 
 from dreamlab.core.errors import UserError
 from dreamlab.envs.recordings import ID as RECORDINGS
-from dreamlab.studio import rows
+from dreamlab.studio import rows, stretches
 from dreamlab.studio.dreaming import Moment, Obs
 
 if TYPE_CHECKING:
@@ -53,19 +53,16 @@ def of_row(opened: OpenedRun, experience: Any, row: int) -> Origin:
     Raises:
         UserError: it cannot be, and why.
     """
-    found = rows.episode(experience, row)
-    step = found.step(row)
-    ids = found.rows[: step + 1]
-    if not rows.column(experience, "is_first", ids[:1])[0]:
+    found, step = stretches.stored(experience, row)
+    if not found.column("is_first", 0, 1)[0]:
         raise UserError(
             "The beginning of this episode is no longer held, so that it cannot be played again up to here."
         )
-    number = rows.number(opened, experience, found)
+    number = rows.number(opened, found)
     if number is None or number < 0:
         raise UserError("It is not known any more which of its environment's episodes this was.")
-    stored = {key: rows.column(experience, key, ids[-1:])[0] for key in experience.obs_space.spaces}
-    acts = rows.column(experience, "act", ids[:-1]) if step else np.zeros((0, *(opened.act_space.shape or ())))
-    return Origin(None, number, found.stream, acts, stored)
+    stored = {key: found.column(key, step, step + 1)[0] for key in experience.obs_space.spaces}
+    return Origin(None, number, found.stream, found.column("act", 0, step), stored)
 
 
 class Reality:

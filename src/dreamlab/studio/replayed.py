@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ class Again:
         self.checkpoint = score["checkpoint"]
         self.columns: dict[str, list[np.ndarray]] = {}
         self.ret, self.steps, self.done, self.cut = 0.0, 0, False, False
+        self.asked = math.inf  # when somebody last asked for it
         self._envs: Any = None
 
     def on(self) -> None:

@@ -126,9 +126,14 @@ def stored(experience: Experience, row: int) -> tuple[Stored, int]:
     found = np.flatnonzero((episodes.stream == stream) & (episodes.start <= time) & (time < episodes.stop))
     if not len(found):
         raise UserError(f"row {row} belongs to no episode")
-    i = int(found[0])
-    episode = Stored(experience, stream, int(episodes.start[i]), int(episodes.stop[i]), bool(episodes.whole[i]))
-    return episode, time - episode.start
+    there = episode(experience, int(found[0]))
+    return there, time - there.start
+
+
+def episode(experience: Experience, i: int) -> Stored:
+    """The i-th episode of those that are held, oldest first."""
+    held = experience.index.episodes()
+    return Stored(experience, int(held.stream[i]), int(held.start[i]), int(held.stop[i]), bool(held.whole[i]))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -65,7 +66,7 @@ class Studio:
     curves: Curves = field(init=False)
     _engine: ThreadPoolExecutor = field(init=False)
     _loader: ThreadPoolExecutor = field(init=False)
-    _models: OrderedDict[tuple[Path, int | None], OpenedRun] = field(default_factory=OrderedDict)
+    _models: OrderedDict[tuple[Path, int | None], tuple[OpenedRun, Any]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         self.catalogue = Catalogue(self.root, self.dreams)
@@ -92,9 +93,11 @@ class Studio:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _open(self, folder: Path, checkpoint: int | None) -> OpenedRun:
-        found = self._models.get((folder, checkpoint))
-        if found is None or (checkpoint is None and found.step != _newest(folder)):
-            found = self._models[folder, checkpoint] = self.opener(folder, checkpoint)
+        newest = _newest(folder) if checkpoint is None else None
+        found, at = self._models.get((folder, checkpoint), (None, None))
+        if found is None or newest != at:
+            found = self.opener(folder, checkpoint)
+            self._models[folder, checkpoint] = found, newest
         self._models.move_to_end((folder, checkpoint))
         while len(self._models) > MODELS:
             self._models.popitem(last=False)
@@ -107,6 +110,12 @@ class Studio:
         torch.set_num_threads(self.threads)
 
 
-def _newest(folder: Path) -> int | None:
+def _newest(folder: Path) -> tuple[int, int] | None:
+    """The newest checkpoint and when it was written, whole or not: one that is damaged is tried once."""
     steps = (int(p.name) for p in folder.glob("checkpoints/[0-9]*") if p.name.isdigit())
-    return max(steps, default=None)
+    newest = max(steps, default=None)
+    if newest is None:
+        return None
+    with suppress(OSError):
+        return newest, (folder / "checkpoints" / str(newest)).stat().st_mtime_ns
+    return newest, 0

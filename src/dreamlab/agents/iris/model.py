@@ -35,6 +35,9 @@ class Latent(NamedTuple):
 class Model(nn.Module):
     """The world model of tokenizer and dynamics. A dream's context begins with its start frame alone."""
 
+    given = ("rew", "con")
+    """what observed latents have from their rows: ``predict`` gives it back, and foretells it in dreams alone"""
+
     def __init__(self, tokenizer: Tokenizer, dynamics: Dynamics) -> None:
         super().__init__()
         self.tokenizer, self.dynamics = tokenizer, dynamics

@@ -146,8 +146,9 @@ class Viewer {
     const line = (name, y, colour) => ({ name, colour, x: y.map((_, i) => i), y });
     const at = (key) => this.series[key] ?? [];
     const boxes = [];
+    const foretold = info.foretold.includes("rew");
     boxes.push(
-      plot("Reward", info.model ? "what came with each row, and what the model says of it" : "what came with each row", () => [line("came", info.rew, "--first"), ...(info.model ? [line("predicted", at("rew").map((v, i) => (i ? v : null)), "--second")] : [])]),
+      plot("Reward", foretold ? "what came with each row, and what the model says of it" : "what came with each row", () => [line("came", info.rew, "--first"), ...(foretold ? [line("predicted", at("rew").map((v, i) => (i ? v : null)), "--second")] : [])]),
     );
     if (info.vector) {
       const width = info.vector[0]?.length ?? 0;
@@ -205,7 +206,7 @@ class Viewer {
       ["Action", last && info.is_last ? "the episode ends" : action(info.act[at], info.space)],
       ["Reward", figure(info.rew[at])],
       ["Return so far", figure(this.sums[at])],
-      info.model && ["Reward predicted", at ? number(value("rew")) : "–"],
+      info.foretold.includes("rew") && ["Reward predicted", at ? number(value("rew")) : "–"],
       series.value && ["Value", number(value("value"))],
       series.con && ["Chance to go on", at ? percent(value("con")) : "–"],
       series.kl && ["Surprise", value("kl") === undefined ? "–" : `${number(value("kl"))} nats`],

@@ -37,6 +37,7 @@ class Play {
     this.session = new Session(this, signal);
     this.listen();
     this.starts.load(signal);
+    this.starts.offer(signal);
   }
 
   send(message) {
@@ -59,6 +60,16 @@ class Play {
     if (this.ready) this.send({ do: "restart", start: this.start });
     else this.open();
     this.stage.focus();
+  }
+
+  /** Play what was learned by another checkpoint, the newest where it is null, from the same start. */
+  change(checkpoint) {
+    this.checkpoint = checkpoint;
+    const row = this.start.kind === "row" ? this.start.row : null;
+    history.replaceState(history.state, "", hash("play", this.run, { row, checkpoint }));
+    this.hands?.releaseAll();
+    this.open();
+    this.starts.load(this.signal);
   }
 
   set(change) {
@@ -121,6 +132,7 @@ class Play {
 
   failed({ text, over }) {
     clearTimeout(this.opening);
+    this.transport.film.replaceChildren();
     if (this.ready && !over) return notice(text, "error");
     const again = this.ready ? el("button", { type: "button", class: "main", onclick: () => this.starts.surprise() }, "Begin elsewhere") : null;
     if (!this.ready) this.node.classList.add("alone");

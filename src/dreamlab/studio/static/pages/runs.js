@@ -207,7 +207,7 @@ class Overlay {
     const { x } = drawing;
     const one = async (name) => {
       const kept = this.data.get(name);
-      const keys = kept?.keys || (await get(`curves/${name}`, {}, this.page.signal)).keys;
+      const keys = kept?.keys.length ? kept.keys : (await get(`curves/${name}`, {}, this.page.signal)).keys;
       const key = chosen.key === OWN ? telling(keys) : chosen.key;
       if (!key) return [name, { keys, key: null, curve: null }];
       const same = kept && kept.key === key && kept.x === x;

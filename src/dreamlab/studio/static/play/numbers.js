@@ -10,7 +10,6 @@ export class Numbers {
     this.rew = new Trace("Reward", { colour: "--first", zero: true });
     this.con = new Trace("Goes on", { colour: "--third", low: 0, high: 1, format: (v) => (v === null ? "–" : `${Math.round(100 * v)}%`) });
     this.error = new Trace("Apart from reality", { colour: "--second", zero: true, format: figure });
-    this.real = new Trace("Real reward", { colour: "--fourth", zero: true });
     this.vector = el("div", { class: "vector" });
     this.why = el("p", { class: "muted small" });
     this.node = el("section", { class: "stack", "aria-label": "Numbers" },

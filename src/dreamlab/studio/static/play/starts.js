@@ -9,9 +9,20 @@ export class Starts {
     this.seed = el("input", { type: "number", min: 0, max: 2147483647, step: 1, value: 0, "aria-label": "Seed of the fresh reset" });
     const reset = el("button", { type: "button", onclick: () => this.reset() }, "Fresh reset");
     this.where = el("p", { class: "muted small" });
+    this.steps = el("select", { "aria-label": "Checkpoint", onchange: () => play.change(this.steps.value ? Number(this.steps.value) : null) });
+    this.choice = el("label", { class: "row small muted", hidden: true }, "Checkpoint", this.steps);
     this.node = el("section", { "aria-label": "Where the dream begins" },
-      el("div", { class: "row between" }, el("h2", {}, "Start from"), el("div", { class: "row" }, el("label", { class: "row small muted" }, "Seed", this.seed), reset)),
+      el("div", { class: "row between" }, el("h2", {}, "Start from"), el("div", { class: "row" }, this.choice, el("label", { class: "row small muted" }, "Seed", this.seed), reset)),
       this.strip, this.where);
+  }
+
+  /** The checkpoints that are kept; where there is but one, nothing is to be chosen. */
+  async offer(signal) {
+    const { checkpoints } = await get(`run/${this.play.run}`, {}, signal).catch(() => ({ checkpoints: [] }));
+    const now = this.play.checkpoint;
+    const option = (value, text) => el("option", { value: value ?? "", selected: value === now }, text);
+    put(this.steps, option(null, "the newest"), checkpoints.toReversed().map((step) => option(step, step.toLocaleString("en"))));
+    this.choice.hidden = checkpoints.length < 2;
   }
 
   async load(signal) {

@@ -136,7 +136,7 @@ export class Transport {
 
   record(on) {
     this.recorded(on);
-    this.film.textContent = on ? "" : "The film is written.";
+    this.film.textContent = on ? "" : "The film is being written";
     this.play.send(on ? { do: "record", on: true } : { do: "save" });
   }
 
