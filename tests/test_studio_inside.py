@@ -261,7 +261,8 @@ def test_the_film_is_what_imagine_dreams(client: Any, opened: dict[str, Opened],
         n = head["frames"]
         assert n == steps + 1 or head["over"]
         want = to_rgb((said["image"][0, :n] * 255).round().clamp(0, 255).to(torch.uint8).numpy())
-        assert np.array_equal(planes["dream"], sheets.sheet(want))
+        apart = planes["dream"].astype(int) - sheets.sheet(want)  # one picture at a time, or all as a batch: the
+        assert abs(apart).max() <= 1  # sums are in another order, and a level may round the other way
         real = to_rgb(stretch.column("image", at, at + n))
         assert np.array_equal(planes["real"], sheets.sheet(real))
         assert head["rew"][1:] == pytest.approx(said["rew"][0, 1:n].tolist(), rel=1e-3, abs=1e-4)
