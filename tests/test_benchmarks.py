@@ -123,6 +123,7 @@ def test_the_dreamers_benchmark_counts_and_answers():
     assert found["update"]["gflop"] > 0.1
 
 
+@pytest.mark.slow
 def test_the_iris_benchmark_counts_and_answers():
     command = [sys.executable, str(BENCHMARKS / "iris.py"), "--tokenizer-batch", "1", "--dynamics-batch", "1"]
     command += ["--batch", "1", "--horizon", "2", "--repeats", "1", "--seconds", "0", "--threads", "1"]
