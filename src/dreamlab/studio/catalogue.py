@@ -25,7 +25,7 @@ FRESH = 1.0
 """seconds for which rows stand: several pages that ask at once look once"""
 NEW = 4.0
 """seconds after which runs are looked for that came since"""
-PATIENCE = 0.3
+PATIENCE = 0.1
 """seconds that an answer waits for runs to be read; those that are not by then are ``pending``"""
 DRAWING = 0.15
 """the same for small curves, which come last"""
