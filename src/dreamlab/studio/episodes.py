@@ -18,7 +18,7 @@ import time
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from gymnasium import spaces
 
 from dreamlab.core.errors import UserError
@@ -38,8 +38,8 @@ LEFT = 10.0
 
 
 def router(studio: Studio, shelf: Shelf) -> APIRouter:
+    """Stored episodes: which there are, their frames and reconstructions, what the model reads in them, films."""
     routes = APIRouter()
-    playing: dict[tuple[Any, str], replayed.Again] = {}
 
     @routes.get("/episodes/{name:path}")
     async def episodes(
@@ -64,27 +64,11 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         }  # fmt: skip
 
     @routes.get("/episode/{name:path}")
-    async def episode(
-        name: str,
-        episode: str | None = None,
-        row: int | None = None,
-        at: int | None = None,
-        checkpoint: int | None = None,
-    ) -> dict[str, Any]:
-        place = await shelf.place(name, checkpoint, episode, row, at)
+    async def episode(place: Place = Depends(shelf.asked)) -> dict[str, Any]:
         return {**about(place.opened), **await asyncio.to_thread(_one, place)}
 
     @routes.get("/frame/{name:path}")
-    async def frame(
-        request: Request,
-        name: str,
-        row: int | None = None,
-        kind: Kind = "real",
-        checkpoint: int | None = None,
-        episode: str | None = None,
-        at: int | None = None,
-    ) -> Response:
-        place = await shelf.place(name, checkpoint, episode, row, at)
+    async def frame(request: Request, kind: Kind = "real", place: Place = Depends(shelf.asked)) -> Response:
         if kind == "real":
             return png((await asyncio.to_thread(_real, place, place.at, place.at + 1))[0])
         reading, here = await shelf.read(place, left=request.is_disconnected)
@@ -127,16 +111,20 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
     @routes.get("/film/{name:path}")
     async def film(
         request: Request,
-        name: str,
-        episode: str | None = None,
-        row: int | None = None,
-        at: int | None = None,
         steps: int = Query(STEPS, ge=1, le=STEPS),
         temperature: float = Query(1.0, gt=0, le=10),
-        checkpoint: int | None = None,
+        place: Place = Depends(shelf.asked),
     ) -> Response:
-        place = await shelf.place(name, checkpoint, episode, row, at)
         return await openloop.film(studio, shelf, place, steps, temperature, request.is_disconnected)
+
+    routes.include_router(evaluations(studio, shelf))
+    return routes
+
+
+def evaluations(studio: Studio, shelf: Shelf) -> APIRouter:
+    """Evaluated episodes, played again from their seeds: the page asks until one is done."""
+    routes = APIRouter()
+    playing: dict[tuple[Any, str], replayed.Again] = {}
 
     @routes.get("/evaluated/{name:path}")
     async def evaluated(name: str, file: str, index: int = Query(ge=0)) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from gymnasium import spaces
 from pydantic import BaseModel, Field
 
@@ -55,25 +55,15 @@ class Changed(BaseModel):
 
 
 def router(studio: Studio, shelf: Shelf) -> APIRouter:
+    """What is inside a model at a row: its views, other codes, what would follow, where it looks."""
     routes = APIRouter()
 
-    async def found(
-        name: str, checkpoint: int | None, episode: str | None, row: int | None, at: int | None
-    ) -> tuple[Place, Reading, int]:
-        place = await shelf.place(name, checkpoint, episode, row, at)
+    async def read(place: Place) -> tuple[Reading, int]:
         offered(place.opened)
-        return place, *await shelf.read(place)
+        return await shelf.read(place)
 
     @routes.get("/inside/{name:path}")
-    async def inside(
-        request: Request,
-        name: str,
-        episode: str | None = None,
-        row: int | None = None,
-        at: int | None = None,
-        checkpoint: int | None = None,
-    ) -> dict[str, Any]:
-        place = await shelf.place(name, checkpoint, episode, row, at)
+    async def inside(request: Request, place: Place = Depends(shelf.asked)) -> dict[str, Any]:
         here = {**about(place.opened), "episode": place.stretch.key, "at": place.at}
         why = nothing(place.opened)
         if why is not None:
@@ -83,7 +73,8 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
 
     @routes.post("/inside/{name:path}")
     async def changed(name: str, asked: Changed) -> Response:
-        place, reading, at = await found(name, asked.checkpoint, asked.episode, asked.row, asked.at)
+        place = await shelf.place(name, asked.checkpoint, asked.episode, asked.row, asked.at)
+        reading, at = await read(place)
         return await studio.compute(_changed, place.opened, reading.latent(at), asked.code)
 
     @routes.get("/ranges/{name:path}")
@@ -102,15 +93,8 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         return png(sheet(patches), keep=True)
 
     @routes.get("/forecast/{name:path}")
-    async def forecast(
-        request: Request,
-        name: str,
-        episode: str | None = None,
-        row: int | None = None,
-        at: int | None = None,
-        checkpoint: int | None = None,
-    ) -> Response:
-        place, reading, at = await found(name, checkpoint, episode, row, at)
+    async def forecast(request: Request, place: Place = Depends(shelf.asked)) -> Response:
+        reading, at = await read(place)
         latent = reading.latent(at)
         taken = place.stretch.column("act", place.at, place.at + 1)[0]
         told, planes = [], {}
@@ -123,15 +107,8 @@ def router(studio: Studio, shelf: Shelf) -> APIRouter:
         return message({"actions": told}, planes)
 
     @routes.get("/attention/{name:path}")
-    async def attention(
-        name: str,
-        query: int | None = Query(None, ge=0),
-        episode: str | None = None,
-        row: int | None = None,
-        at: int | None = None,
-        checkpoint: int | None = None,
-    ) -> dict[str, Any]:
-        place, reading, at = await found(name, checkpoint, episode, row, at)
+    async def attention(query: int | None = Query(None, ge=0), place: Place = Depends(shelf.asked)) -> dict[str, Any]:
+        reading, at = await read(place)
         return await studio.compute(_attention, place, reading, at, query)
 
     return routes

@@ -31,6 +31,7 @@ async def ranges(studio: Studio, shelf: Shelf, opened: OpenedRun) -> tuple[dict[
 
 
 async def measured(studio: Studio, shelf: Shelf, opened: OpenedRun) -> tuple[dict[str, Any], np.ndarray | None]:
+    """``ranges``, taken anew from windows of the run's rows, piece by piece in the engine's thread."""
     model: Any = opened.model
     experience = await shelf.rows(opened)
     if experience.index.stop <= experience.index.start:

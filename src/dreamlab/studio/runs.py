@@ -42,6 +42,7 @@ def place(studio: Studio, name: str) -> Path:
 
 
 def router(studio: Studio) -> APIRouter:
+    """Runs, one run, its curves and media, and comparisons."""
     routes = APIRouter()
     comparing = threading.Lock()  # a drawing library's settings are one for the process
 

@@ -57,6 +57,17 @@ class Shelf:
             self.tables[key] = await asyncio.to_thread(opened.rows)
         return _used(self.tables, key, TABLES)
 
+    async def asked(
+        self,
+        name: str,
+        episode: str | None = None,
+        row: int | None = None,
+        at: int | None = None,
+        checkpoint: int | None = None,
+    ) -> Place:
+        """``place`` of a request's parameters (``fastapi.Depends``)."""
+        return await self.place(name, checkpoint, episode, row, at)
+
     async def place(
         self, name: str, checkpoint: int | None, episode: str | None, row: int | None, at: int | None
     ) -> Place:
