@@ -97,7 +97,7 @@ def test_v1_s_sizes_are_the_papers_at_64_and_any_decoder_lands():
 @pytest.mark.parametrize("stages", [1, 2])
 def test_v3_s_encoder_convolves_pools_and_norms(shape, stages):
     shape = (shape[0], shape[1] * stages, shape[2] * stages)
-    net, x = moved(Pooled(shape, (4, 6)[:stages], truncated())), torch.rand(2, *shape) - 0.5
+    net, x = moved(Pooled(shape, (4, 10)[:stages], truncated())), torch.rand(2, *shape) - 0.5
     want = x.requires_grad_()
     for layer, norm in zip(net.convs, net.norms, strict=True):
         want = plain_norm(F.max_pool2d(plain_conv(want, layer), 2), norm)

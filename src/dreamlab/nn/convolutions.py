@@ -141,6 +141,10 @@ def refuse_sizes(shape: Sequence[int], stages: int) -> None:
         )
 
 
+FEW = 8
+"""channels up to which a convolution is made of pairs of pixels (``paired_conv``)"""
+
+
 class Pooled(nn.Module):
     """V3's encoder: stages of conv 5x5, 2x2 max-pool, RMS norm over channels, SiLU."""
 
@@ -154,9 +158,25 @@ class Pooled(nn.Module):
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E"]:
         """Flattened as (row, column, channel)."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.max_pool2d(conv(x), 2)
+            few = len(conv.bias) <= FEW  # type: ignore[arg-type]
+            x = F.max_pool2d(paired_conv(x, conv) if few else conv(x), 2)  # type: ignore[arg-type]
             x = norm(x.movedim(1, -1)).movedim(-1, 1)  # channels last in memory
         return x.movedim(1, -1).flatten(1)
+
+
+def paired_conv(x: Float[Tensor, "N I h w"], conv: Conv) -> Float[Tensor, "N O h w"]:
+    """``conv(x)`` of a 5x5 kernel, with pixels side by side taken as one of twice the channels, in and out.
+
+    Three pairs hold the six taps that the two see: a fifth more products. But a CPU multiplies 16 numbers at a time,
+    and where a pixel has 8 or fewer, half of them are nothing. In memory with channels last pairs are there already.
+    """
+    n, c, h, w = x.shape
+    taps = torch.stack([F.pad(conv.weight, (0, 1)), F.pad(conv.weight, (1, 0))])  # (2, O, I, 5, 6): left pixel, right
+    weight = taps.unflatten(-1, (3, 2)).permute(0, 1, 5, 2, 3, 4).flatten(0, 1).flatten(1, 2)  # (2 O, 2 I, 5, 3)
+    weight = weight.to(x.dtype, memory_format=torch.channels_last)
+    pairs = x.movedim(1, -1).reshape(n, h, w // 2, 2 * c).movedim(-1, 1)
+    y = F.conv2d(pairs, weight, conv.bias.to(x.dtype).repeat(2), padding=(2, 1))
+    return y.movedim(1, -1).reshape(n, h, w, -1).movedim(-1, 1)
 
 
 class Grown(nn.Module):
