@@ -132,15 +132,26 @@ class RMSNormSiLU(nn.Module):
 def rms_silu(x: Float[Tensor, "*batch C"], scale: Tensor, eps: float = 1e-4) -> Float[Tensor, "*batch C"]:
     """silu(scale * x / sqrt(mean(x^2) + eps)), in the precision of x; ``scale`` is anything that broadcasts to x."""
     if not torch.is_grad_enabled():  # a node of the graph costs more than acting's arithmetic
-        return _rms_silu(x, scale, eps)[0]
+        return rms_silu_ahead(x, scale, eps)[0]
     return _RmsSilu.apply(x, scale, eps)  # type: ignore[no-any-return]
 
 
-def _rms_silu(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The result, and 1 / rms (..., 1)."""
+def rms_silu_ahead(x: Tensor, scale: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """The result, and 1 / rms (..., 1), which going back needs beside x."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     return F.silu((x * inverse).mul_(scale), inplace=True).to(x.dtype), inverse
+
+
+def rms_silu_back(grad: Tensor, x: Tensor, scale: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x and of ``scale``, where it takes one."""
+    n = x * inverse  # float32
+    m = n * scale
+    inner = torch.ops.aten.silu_backward.grad_input(grad.to(n.dtype), m, grad_input=m)  # written over m
+    each = inner * n
+    to_scale = each.sum_to_size(scale.shape) if scale.requires_grad else None
+    along = (each @ scale if scale.dim() == 1 else (each * scale).sum(-1)).unsqueeze(-1) / x.shape[-1]  # (..., 1)
+    return inner.mul_(scale).addcmul_(n, along, value=-1).mul_(inverse).to(x.dtype), to_scale
 
 
 class _RmsSilu(torch.autograd.Function):
@@ -148,20 +159,13 @@ class _RmsSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        y, inverse = _rms_silu(x, scale, eps)
+        y, inverse = rms_silu_ahead(x, scale, eps)
         ctx.save_for_backward(x, scale, inverse)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
-        x, scale, inverse = ctx.saved_tensors
-        n = x * inverse  # float32
-        m = n * scale
-        inner = torch.ops.aten.silu_backward.grad_input(grad.to(n.dtype), m, grad_input=m)  # written over m
-        each = inner * n
-        to_scale = each.sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
-        along = (each @ scale if scale.dim() == 1 else (each * scale).sum(-1)).unsqueeze(-1) / x.shape[-1]  # (..., 1)
-        return inner.mul_(scale).addcmul_(n, along, value=-1).mul_(inverse).to(x.dtype), to_scale, None
+        return *rms_silu_back(grad, *ctx.saved_tensors), None
 
 
 class LayerNorm(nn.Module):

@@ -15,14 +15,25 @@ once, before and after it; so are the gradients of its weights (``scan.Lent``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamlab.nn.blocks import MLP, BlockLinear, Init, LayerNorm, Linear, RMSNormSiLU, glorot, rms_silu
+from dreamlab.nn.blocks import (
+    MLP,
+    BlockLinear,
+    Init,
+    LayerNorm,
+    Linear,
+    RMSNormSiLU,
+    glorot,
+    rms_silu,
+    rms_silu_ahead,
+    rms_silu_back,
+)
 from dreamlab.nn.latents import Latents
 from dreamlab.nn.scan import Lent
 
@@ -51,6 +62,8 @@ class Cell(Protocol):
     """h[t] from h[t-1], z[t-1] and act[t-1]."""
 
     size: int
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def acts(self, act: Float[Tensor, "*batch A"], keep: Float[Tensor, "*batch 1"]) -> Tensor:
         """The actions' share of a step, for all times at once; ``keep`` is 0 where nothing came before."""
@@ -158,14 +171,68 @@ class BlockGRU(nn.Module):
         from_h, from_z = (Lent(layer, dtype) for layer in self.inputs[:2])  # type: ignore[arg-type]
         state, gates = Lent(self.state, dtype), Lent(self.gates, dtype)
         shared = Lent(self.shared, dtype, slice(0, 2 * self.hidden))
-        scales, norm = torch.stack(list(self.scales)[:2]), self.norm
+        lents = _Cell(from_h, from_z, state, shared, gates, self.blocks)
+        scales, scale = torch.stack(list(self.scales)[:2]), self.norm.scale
+        tokens = [lent.token for lent in lents[:5] if lent.token is not None]
+        token = torch.stack(tokens).sum() if tokens else None
 
         def step(h: Tensor, z: Tensor, act: Tensor) -> Tensor:
-            x = rms_silu(torch.stack([from_h(h), from_z(z)], -2), scales)  # (N, 2, hidden)
-            x = norm(state(h) + shared(x.flatten(-2)) + act)  # (N, D)
-            return gru_gates(gates(x).float().unflatten(-1, (self.blocks, 3, -1)), h)
+            if not torch.is_grad_enabled():
+                return _block_step(lents, h, z, act, scales, scale)[0]
+            return _BlockStep.apply(lents, h, z, act, scales, scale, token)  # type: ignore[no-any-return]
 
         return step
+
+
+class _Cell(NamedTuple):
+    """What BlockGRU lends."""
+
+    from_h: Lent
+    from_z: Lent
+    state: Lent
+    shared: Lent
+    gates: Lent
+    blocks: int
+
+
+def _block_step(
+    cell: _Cell, h: Tensor, z: Tensor, act: Tensor, scales: Tensor, scale: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """h', and what going back needs."""
+    low, z = h.to(cell.state.weight.dtype), z.to(cell.state.weight.dtype)
+    entered = torch.stack([cell.from_h.product(low), cell.from_z.product(z)], -2)  # (N, 2, hidden)
+    x, of_entered = rms_silu_ahead(entered, scales)
+    x = x.flatten(-2)
+    mixed = cell.state.product(low) + cell.shared.product(x) + act  # (N, D)
+    y, of_mixed = rms_silu_ahead(mixed, scale)
+    after, gated = _gated(cell.gates.product(y).float().unflatten(-1, (cell.blocks, 3, -1)), h)
+    return after, (low, z, entered, of_entered, x, mixed, of_mixed, y, scales, scale, *gated)
+
+
+class _BlockStep(torch.autograd.Function):
+    """A step as one node, as ``_Gates``: of some twenty, each took as long as its arithmetic."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: _Cell, h: Tensor, z: Tensor, act: Tensor, scales: Tensor, scale: Tensor, token: Tensor | None
+    ) -> Tensor:
+        after, kept = _block_step(cell, h, z, act, scales, scale)
+        ctx.save_for_backward(*kept)
+        ctx.cell, ctx.zero = cell, token
+        return after
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        cell = ctx.cell
+        low, z, entered, of_entered, x, mixed, of_mixed, y, scales, scale, *gated = ctx.saved_tensors
+        to_gates, to_h = _ungated(grad, *gated)
+        to_y = cell.gates.passed(y, to_gates.flatten(-3).to(y.dtype))
+        to_mixed, to_scale = rms_silu_back(to_y, mixed, scale, of_mixed)
+        to_x = cell.shared.passed(x, to_mixed)
+        to_entered, to_scales = rms_silu_back(to_x.view_as(entered), entered, scales, of_entered)
+        by_h, by_z = to_entered.unbind(-2)
+        to_h = to_h + cell.state.passed(low, to_mixed) + cell.from_h.passed(low, by_h)
+        return None, to_h, cell.from_z.passed(z, by_z), to_mixed, to_scales, to_scale, ctx.zero
 
 
 def gru_gates(gates: Float[Tensor, "N G 3 d"], h: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
@@ -195,13 +262,17 @@ class _Gates(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        candidate, h, r, u, c = ctx.saved_tensors
-        grad = grad.view_as(h)
-        to_u = grad * u
-        to_c = torch.ops.aten.tanh_backward(to_u, c)
-        to_reset = torch.ops.aten.sigmoid_backward(to_c * candidate, r)
-        to_update = torch.ops.aten.sigmoid_backward(grad * (c - h), u)
-        return torch.stack([to_reset, to_c * r, to_update], -2), (grad - to_u).flatten(-2)
+        return _ungated(grad, *ctx.saved_tensors)
+
+
+def _ungated(grad: Tensor, candidate: Tensor, h: Tensor, r: Tensor, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the gates and of h."""
+    grad = grad.view_as(h)
+    to_u = grad * u
+    to_c = torch.ops.aten.tanh_backward(to_u, c)
+    to_reset = torch.ops.aten.sigmoid_backward(to_c * candidate, r)
+    to_update = torch.ops.aten.sigmoid_backward(grad * (c - h), u)
+    return torch.stack([to_reset, to_c * r, to_update], -2), (grad - to_u).flatten(-2)
 
 
 def _columns(layer: Linear, x: Tensor, part: slice) -> Tensor:
