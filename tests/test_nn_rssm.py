@@ -200,16 +200,15 @@ def test_imagining_steps_by_the_cell_and_draws_from_the_prior(kind, monkeypatch)
     draws = iter(eps.transpose(0, 1))
     monkeypatch.setattr(model.latents, "noise", lambda *lead, device: next(draws))
     act = torch.randn(4, N, A)
-    states, chosen = model.imagine(start, lambda state, k: act[k] + state.deter[:, :A], 4)
+    feats, chosen = model.imagine(start, lambda feat, k: act[k] + feat[:, :A], 4)
     step = {KerasGRU: plain_v1, NormGRU: plain_v2, BlockGRU: plain_v3}[type(model.cell)]
     h, z = start
-    assert states.deter.shape == (5, N, D)
+    assert feats.shape == (5, N, D + z.shape[-1])
     for k in range(4):
         torch.testing.assert_close(chosen[k], act[k] + h[:, :A], rtol=1e-4, atol=1e-5)
         h = step(model.cell, h, z, chosen[k])
         z = plain_draw(model.latents, model.prior(h), eps[:, k])
-        torch.testing.assert_close(states.deter[k + 1], h, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(states.stoch[k + 1], z, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(feats[k + 1], torch.cat([h, z], -1), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_a_rollout_reach_actions_and_weights_as_in_the_plain_form(monkeypatch):
@@ -220,13 +219,13 @@ def test_gradients_of_a_rollout_reach_actions_and_weights_as_in_the_plain_form(m
         act = torch.randn(4, N, A, requires_grad=True)
         draws = iter(eps.transpose(0, 1))
         monkeypatch.setattr(model.latents, "noise", lambda *lead, device, draws=draws: next(draws))
-        states, _ = model.imagine(start, lambda state, k, act=act: act[k], 4)
+        feats, _ = model.imagine(start, lambda feat, k, act=act: act[k], 4)
         (h, z), step = start, {"v1": plain_v1, "v2": plain_v2}[kind]
         for k in range(4):
             h = step(model.cell, h, z, act[k])
             z = plain_draw(model.latents, model.prior(h), eps[:, k])
         sources = [act, *model.cell.parameters(), *model.prior.parameters()]
-        found = torch.autograd.grad((states.deter[-1] * 3).sum() + states.stoch[-1].square().sum(), sources)
+        found = torch.autograd.grad((feats[-1, :, :D] * 3).sum() + feats[-1, :, D:].square().sum(), sources)
         want = torch.autograd.grad((h * 3).sum() + z.square().sum(), sources)
         for one, two in zip(found, want, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)

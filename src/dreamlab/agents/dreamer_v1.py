@@ -537,13 +537,10 @@ class DreamerV1:
         """
         model, dtype = self.model, self.dtype
         with optim.frozen(model, self.critic):
-            states, _ = model.dynamics.imagine(
-                start,
-                lambda state, k: self.pick.sample(self.actor(state.feat.detach().to(dtype))),
-                self.config.horizon,
-                dtype,
+            feats, _ = model.dynamics.imagine(
+                start, lambda feat, k: self.pick.sample(self.actor(feat.detach().to(dtype))), self.config.horizon, dtype
             )
-            feat = states.feat[1:]
+            feat = feats[1:]
             seen = feat.to(dtype)
             rew, val = (net(seen).float().squeeze(-1) for net in (model.reward, self.critic))
             if model.continuation is None:

@@ -564,12 +564,11 @@ class DreamerV2:
         """
         model, gamma = self.model, self.config.discount
 
-        def act(state: rssm.State, k: int) -> Tensor:
-            return self.pick.sample(self.actor(state.feat.detach().to(dtype)))
+        def act(feat: Tensor, k: int) -> Tensor:
+            return self.pick.sample(self.actor(feat.detach().to(dtype)))
 
         with torch.set_grad_enabled(self.share > 0), optim.frozen(model):
-            states, acts = model.dynamics.imagine(start, act, self.config.horizon, dtype)
-            feat = states.feat
+            feat, acts = model.dynamics.imagine(start, act, self.config.horizon, dtype)
             seen = feat.to(dtype)
             rew = self.rewards.imagined(model.reward(seen).float().squeeze(-1))
             con = torch.full_like(rew, gamma)

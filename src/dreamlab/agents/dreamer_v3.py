@@ -567,14 +567,14 @@ class DreamerV3:
         """H steps on from states (N, ...) by the actor. No gradient passes from one to another: none is needed."""
         model, said = self.model, []
 
-        def actor(state: rssm.State, k: int) -> Tensor:
+        def actor(feat: Tensor, k: int) -> Tensor:
             with torch.enable_grad():
-                said.append(self.actor(state.feat.to(dtype)).float())
+                said.append(self.actor(feat.to(dtype)).float())
             return self.pick.sample(said[-1])
 
         with torch.no_grad():
-            states, act = model.dynamics.imagine(start, actor, self.config.horizon, dtype)
-            seen = states.feat.to(dtype)
+            feat, act = model.dynamics.imagine(start, actor, self.config.horizon, dtype)
+            seen = feat.to(dtype)
             rew, con = self.bins.mean(model.reward(seen)), self.parts["continuation"](seen)
         return Dream(seen, act, rew, con.float().squeeze(-1).sigmoid(), torch.stack(said))
 

@@ -150,8 +150,23 @@ def rms_silu_back(grad: Tensor, x: Tensor, scale: Tensor, inverse: Tensor) -> tu
     inner = torch.ops.aten.silu_backward.grad_input(grad.to(n.dtype), m, grad_input=m)  # written over m
     each = inner * n
     to_scale = each.sum_to_size(scale.shape) if scale.requires_grad else None
-    along = (each @ scale if scale.dim() == 1 else (each * scale).sum(-1)).unsqueeze(-1) / x.shape[-1]  # (..., 1)
-    return inner.mul_(scale).addcmul_(n, along, value=-1).mul_(inverse).to(x.dtype), to_scale
+    return norm_back(inner.mul_(scale), n, inverse).to(x.dtype), to_scale
+
+
+def norm_back(grad: Float[Tensor, "*batch C"], n: Float[Tensor, "*batch C"], inverse: Tensor) -> Tensor:
+    """Gradient of x from that of n = x * inverse, inverse = 1 / rms(x): (grad - n mean(grad n)) * inverse.
+
+    Weight normalisation (n = g v / |v|, here v = n with |v| = sqrt(C), g = sqrt(C) inverse) goes back the same way, and
+    on a CPU that is one pass over memory. On a GPU it is made for few long rows. ``grad`` is written over.
+    """
+    width = n.shape[-1]
+    if n.device.type != "cpu":
+        along = (grad * n).sum(-1, keepdim=True) / width
+        return grad.addcmul_(n, along, value=-1).mul_(inverse)
+    rows, norms = n.reshape(-1, width), inverse.reshape(-1, 1)
+    root = torch.full_like(norms, math.sqrt(width))
+    back = torch.ops.aten._weight_norm_interface_backward(grad.reshape(rows.shape), rows, norms * root, root, 0)
+    return back[0].view_as(n)
 
 
 class _RmsSilu(torch.autograd.Function):

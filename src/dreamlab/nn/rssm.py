@@ -382,21 +382,20 @@ class RSSM(nn.Module):
         return self.posterior_out(self.posterior_after(self.posterior(seen)))
 
     def imagine(
-        self, state: State, actor: Callable[[State, int], Tensor], horizon: int, dtype: torch.dtype = torch.float32
-    ) -> tuple[State, Tensor]:
-        """H steps on from ``state`` (N, ...) by the prior; ``actor(state, k)`` gives the action chosen at step k.
+        self, state: State, actor: Callable[[Tensor, int], Tensor], horizon: int, dtype: torch.dtype = torch.float32
+    ) -> tuple[Float[Tensor, "K N F"], Float[Tensor, "H N A"]]:
+        """H steps on from ``state`` (N, ...) by the prior; ``actor(feat, k)`` gives the action chosen at step k.
 
         Returns:
-            States (H + 1, N, ...), time first, the start included; and the actions (H, N, A).
+            [h, z] of H + 1 states, time first, the start included; and the actions.
         """
         take = self.stepper(dtype)
-        states, acts = [state], []
+        feats, acts = [state.feat], []
         for k in range(horizon):
-            act = actor(state, k)  # (N, A)
-            state = take(state, act)
-            states.append(state)
-            acts.append(act)
-        return State(*(torch.stack(parts) for parts in zip(*states, strict=True))), torch.stack(acts)
+            acts.append(actor(feats[-1], k))
+            state = take(state, acts[-1])
+            feats.append(state.feat)
+        return torch.stack(feats), torch.stack(acts)
 
     def stepper(self, dtype: torch.dtype = torch.float32) -> Callable[..., State]:
         """One imagined step ``(state, act, temperature=1.0) -> state``; the cell's weights are lent for a rollout."""
