@@ -17,6 +17,7 @@ from dreamlab.nn.blocks import (
     Linear,
     RMSNormSiLU,
     glorot,
+    norm_back,
     rms_silu,
     truncated,
 )
@@ -65,6 +66,19 @@ def test_rms_norm_and_silu_as_one_equal_the_two(shape):
     torch.testing.assert_close(
         torch.autograd.grad(found, (x, scale), grad), torch.autograd.grad(want, (x, scale), grad.double())
     )
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 6), (2, 64)])
+def test_a_norm_goes_back_as_its_derivative_says(shape):
+    x, grad = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(shape, dtype=torch.float64)
+    inverse = (x.square().mean(-1, keepdim=True) + 1e-4).rsqrt()
+    want = torch.autograd.grad(x * inverse, x, grad)[0]
+    assert torch.allclose(norm_back(grad.clone(), (x * inverse).detach(), inverse.detach()), want)
+
+
+def test_rms_norm_and_silu_as_one_pass_gradcheck():
+    x, scale = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 2, 5), (2, 5)))
+    assert torch.autograd.gradcheck(rms_silu, (x, scale))
 
 
 def test_rms_norm_of_nothing_is_nothing_and_passes_finite_gradients():

@@ -256,6 +256,30 @@ def test_v3_s_actions_are_squashed_elementwise_and_a_reset_s_is_a_vector_of_zero
     assert not torch.equal(acts[0], model.cell.acts(zero + 1, torch.ones(N, 1, 1)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_s_step_and_its_gradients_in_bf16_are_float32_s_but_for_its_precision(kind):
+    cell, (*_, act, _, (h, z), _) = make(kind).cell, inputs(make(kind))
+    sources = [x.requires_grad_() for x in (h, z, act)] + list(cell.parameters())
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        after = cell.begin(dtype)(h, z, cell.acts(act[:, 0].to(dtype), torch.ones(N, 1, dtype=dtype)))
+        found.append([after, *torch.autograd.grad(after.float().square().sum(), sources)])
+    for one, two in zip(*found, strict=True):
+        assert two.dtype == torch.float32
+        assert torch.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.999
+
+
+def test_a_small_scan_on_a_cpu_is_float32_and_a_large_one_is_not(monkeypatch):
+    model = make("v3")
+    embed, act, first, start, eps = inputs(model)
+    low = embed.bfloat16()
+    assert torch.equal(
+        model.observe(low, act, first, start, eps).raw, model.observe(low.float(), act, first, start, eps).raw
+    )
+    monkeypatch.setattr("dreamlab.nn.rssm.FEW", 0)
+    assert model.observe(low, act, first, start, eps).raw.dtype == torch.bfloat16
+
+
 def test_gates_have_plain_autograd_s_gradients():
     torch.manual_seed(0)
     gates = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -78,12 +78,19 @@ def block_product(
     x: Float[Tensor, "N I"], weight: Float[Tensor, "G i o"], bias: Float[Tensor, " O"] | None = None
 ) -> Float[Tensor, "N O"]:
     """x times a block-diagonal matrix, and a bias."""
+    return grouped_product(x, weight, bias).flatten(1)
+
+
+def grouped_product(
+    x: Float[Tensor, "N I"], weight: Float[Tensor, "G i o"], bias: Float[Tensor, " O"] | None = None
+) -> Float[Tensor, "N G o"]:
+    """The same block by block, as the product leaves it: blocks lie one after another in memory."""
     groups = x.unflatten(-1, (len(weight), -1)).transpose(0, 1)  # (G, N, i)
     if bias is None:
         y = torch.bmm(groups, weight)
     else:
         y = torch.baddbmm(bias.view(len(weight), 1, -1), groups, weight)
-    return y.transpose(0, 1).flatten(1)  # (N, G * o)
+    return y.transpose(0, 1)
 
 
 class Conv(nn.Module):

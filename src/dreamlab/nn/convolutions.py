@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -141,10 +141,6 @@ def refuse_sizes(shape: Sequence[int], stages: int) -> None:
         )
 
 
-FEW = 8
-"""channels up to which a convolution is made of pairs of pixels (``paired_conv``)"""
-
-
 class Pooled(nn.Module):
     """V3's encoder: stages of conv 5x5, 2x2 max-pool, RMS norm over channels, SiLU."""
 
@@ -158,25 +154,67 @@ class Pooled(nn.Module):
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E"]:
         """Flattened as (row, column, channel)."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            few = len(conv.bias) <= FEW  # type: ignore[arg-type]
-            x = F.max_pool2d(paired_conv(x, conv) if few else conv(x), 2)  # type: ignore[arg-type]
+            x = F.max_pool2d(wide_conv(x, conv), 2)  # type: ignore[arg-type]
             x = norm(x.movedim(1, -1)).movedim(-1, 1)  # channels last in memory
         return x.movedim(1, -1).flatten(1)
 
 
-def paired_conv(x: Float[Tensor, "N I h w"], conv: Conv) -> Float[Tensor, "N O h w"]:
-    """``conv(x)`` of a 5x5 kernel, with pixels side by side taken as one of twice the channels, in and out.
+# A CPU multiplies 16 numbers at a time, and where a pixel has 8 or fewer, half of them are nothing. Pixels side by side
+# may be taken as one of twice the channels: with channels last in memory they are that already. Three pairs hold the
+# six taps of a 5x5 kernel that the two see, so this is a fifth more products.
 
-    Three pairs hold the six taps that the two see: a fifth more products. But a CPU multiplies 16 numbers at a time,
-    and where a pixel has 8 or fewer, half of them are nothing. In memory with channels last pairs are there already.
-    """
-    n, c, h, w = x.shape
-    taps = torch.stack([F.pad(conv.weight, (0, 1)), F.pad(conv.weight, (1, 0))])  # (2, O, I, 5, 6): left pixel, right
-    weight = taps.unflatten(-1, (3, 2)).permute(0, 1, 5, 2, 3, 4).flatten(0, 1).flatten(1, 2)  # (2 O, 2 I, 5, 3)
-    weight = weight.to(x.dtype, memory_format=torch.channels_last)
-    pairs = x.movedim(1, -1).reshape(n, h, w // 2, 2 * c).movedim(-1, 1)
-    y = F.conv2d(pairs, weight, conv.bias.to(x.dtype).repeat(2), padding=(2, 1))
-    return y.movedim(1, -1).reshape(n, h, w, -1).movedim(-1, 1)
+FEW = 8
+"""channels up to which pairs of pixels are faster"""
+
+
+def wide_conv(x: Float[Tensor, "N I h w"], conv: Conv) -> Float[Tensor, "N O h w"]:
+    """``conv(x)`` of a 5x5 kernel with padding 2, over pairs of pixels in the direction in which channels are few."""
+    out, size = conv.weight.shape[:2]
+    weight, bias = conv.weight.to(x.dtype), conv.bias.to(x.dtype)
+    if out <= FEW:
+        weight = paired_weight(weight).contiguous(memory_format=torch.channels_last)
+        return apart(F.conv2d(paired(x), weight, bias.repeat(2), padding=(2, 1)))
+    if size <= FEW and x.requires_grad:
+        return _PairedBack.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return conv(x)  # type: ignore[no-any-return]
+
+
+def paired(x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N 2*C h w/2"]:
+    """Pixels side by side as one, the left one's channels first."""
+    return x.movedim(1, -1).unflatten(-2, (-1, 2)).flatten(-2).movedim(-1, 1)
+
+
+def apart(x: Float[Tensor, "N 2*C h w/2"]) -> Float[Tensor, "N C h w"]:
+    """``paired`` undone."""
+    return x.movedim(1, -1).unflatten(-1, (2, -1)).flatten(-3, -2).movedim(-1, 1)
+
+
+def paired_weight(weight: Float[Tensor, "O I 5 5"]) -> Float[Tensor, "2*O 2*I 5 3"]:
+    """The kernel over pairs that makes the same of them."""
+    taps = torch.stack([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))])  # (2, O, I, 5, 6): what the left one sees, right
+    return taps.unflatten(-1, (3, 2)).permute(0, 1, 5, 2, 3, 4).flatten(0, 1).flatten(1, 2)
+
+
+class _PairedBack(torch.autograd.Function):
+    """A convolution whose gradient of x, which has few channels, is made of pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        back, ones = torch.ops.aten.convolution_backward, [1, 1]
+        _, to_weight, to_bias = back(
+            grad, x, weight, [len(weight)], ones, [2, 2], ones, False, [0, 0], 1, [False, True, True]
+        )
+        wide = paired_weight(weight).contiguous(memory_format=torch.channels_last)
+        to_x, _, _ = back(
+            paired(grad), paired(x), wide, None, ones, [2, 1], ones, False, [0, 0], 1, [True, False, False]
+        )
+        return apart(to_x), to_weight, to_bias
 
 
 class Grown(nn.Module):

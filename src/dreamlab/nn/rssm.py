@@ -30,6 +30,7 @@ from dreamlab.nn.blocks import (
     Linear,
     RMSNormSiLU,
     glorot,
+    grouped_product,
     rms_silu,
     rms_silu_ahead,
     rms_silu_back,
@@ -171,9 +172,9 @@ class BlockGRU(nn.Module):
         from_h, from_z = (Lent(layer, dtype) for layer in self.inputs[:2])  # type: ignore[arg-type]
         state, gates = Lent(self.state, dtype), Lent(self.gates, dtype)
         shared = Lent(self.shared, dtype, slice(0, 2 * self.hidden))
-        lents = _Cell(from_h, from_z, state, shared, gates, self.blocks)
+        lents = _Cell(from_h, from_z, state, shared, gates)
         scales, scale = torch.stack(list(self.scales)[:2]), self.norm.scale
-        tokens = [lent.token for lent in lents[:5] if lent.token is not None]
+        tokens = [lent.token for lent in lents if lent.token is not None]
         token = torch.stack(tokens).sum() if tokens else None
 
         def step(h: Tensor, z: Tensor, act: Tensor) -> Tensor:
@@ -192,7 +193,6 @@ class _Cell(NamedTuple):
     state: Lent
     shared: Lent
     gates: Lent
-    blocks: int
 
 
 def _block_step(
@@ -205,7 +205,8 @@ def _block_step(
     x = x.flatten(-2)
     mixed = cell.state.product(low) + cell.shared.product(x) + act  # (N, D)
     y, of_mixed = rms_silu_ahead(mixed, scale)
-    after, gated = _gated(cell.gates.product(y).float().unflatten(-1, (cell.blocks, 3, -1)), h)
+    gates = grouped_product(y, cell.gates.weight, cell.gates.bias).float()  # (N, G, 3 * d)
+    after, gated = _gated(gates.unflatten(-1, (3, -1)), h)
     return after, (low, z, entered, of_entered, x, mixed, of_mixed, y, scales, scale, *gated)
 
 
