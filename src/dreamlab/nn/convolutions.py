@@ -169,6 +169,8 @@ FEW = 8
 
 def wide_conv(x: Float[Tensor, "N I h w"], conv: Conv) -> Float[Tensor, "N O h w"]:
     """``conv(x)`` of a 5x5 kernel with padding 2, over pairs of pixels in the direction in which channels are few."""
+    if not torch.is_grad_enabled():  # to make the kernels takes longer than acting's one image saves
+        return conv(x)  # type: ignore[no-any-return]
     out, size = conv.weight.shape[:2]
     weight, bias = conv.weight.to(x.dtype), conv.bias.to(x.dtype)
     if out <= FEW:
