@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from dreamlab.agents.iris import perceptual
 from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Lpips, WithLpips, WithoutLpips, make, settle
-from dreamlab.agents.iris.tokenizer import Attention, Tokenizer, counts, signed, straight_through, usage, usage_picture
+from dreamlab.agents.iris.tokenizer import (
+    Attention,
+    Tokenizer,
+    Up,
+    counts,
+    signed,
+    straight_through,
+    usage,
+    usage_picture,
+)
 from dreamlab.core.errors import UserError
 from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
@@ -103,6 +112,18 @@ def test_sizes_that_cannot_be_halved_are_refused_with_what_to_type():
 
 
 # ---- quantisation
+
+
+def test_doubling_is_repeating_pixels_and_a_convolution():
+    torch.manual_seed(0)
+    up, x = Up(8), torch.randn(2, 8, 3, 5, requires_grad=True)
+    tried = up(x), up.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(*tried, rtol=1e-5, atol=1e-5)
+    wanted = (x, up.conv.weight, up.conv.bias)
+    slopes = [torch.autograd.grad((y * y.detach().cos()).sum(), wanted) for y in tried]
+    for a, b in zip(*slopes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert set(up.state_dict()) == {"conv.weight", "conv.bias"}
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,6 +70,25 @@ def test_with_a_cache_it_says_the_same(pieces: list[int], chunk: int, monkeypatc
             outputs.append(out)
             assert cache.size.tolist() == [done] * 3
         torch.testing.assert_close(torch.cat(outputs, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def as_it_is(fn: Any) -> Any:
+    return fn
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[1] * 12, [5, 1, 2, 3, 1]])
+@pytest.mark.parametrize("compiled", [as_it_is, pytest.param(torch.compile, marks=pytest.mark.slow)])
+def test_as_a_compiler_sees_it_it_says_the_same(pieces: list[int], compiled: Any):
+    net, x = small(), inputs()
+    whole = net(x)
+    net.fuse(compiled)
+    cache, at = net.cache(len(x), SLOTS), 0
+    for n in pieces:
+        y, cache = net.extend(x[:, at : at + n], cache, at)
+        torch.testing.assert_close(y, whole[:, at : at + n], rtol=1e-5, atol=1e-5)
+        at += n
+        assert cache.size.tolist() == [at] * len(x)
 
 
 @torch.no_grad()

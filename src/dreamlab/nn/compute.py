@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,6 +17,9 @@ from torch.utils import _pytree as pytree
 from dreamlab.core.errors import UserError
 
 F = TypeVar("F", bound=Callable)
+
+COMPILERS = ("g++", "clang++", "c++", "cl")
+"""one of which torch.compile needs on a CPU"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def prepare(device: str = "auto", precision: str = "fp32", compile: bool = False
     """Settle device, precision and threads for this process, and keep freed memory for the next tensor.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not there, or nothing to compile with.
     """
     keep_freed_memory()
     if threads:
@@ -103,6 +108,11 @@ def prepare(device: str = "auto", precision: str = "fp32", compile: bool = False
         device = next(d for d in ("cuda", "mps", "cpu") if there[d])
     if not there.get(device, False):
         raise UserError(f"no device {device!r} here; available: {', '.join(d for d, ok in there.items() if ok)}")
+    if compile and device == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
+        raise UserError(
+            f"--compile on a CPU wants a C++ compiler, and none of {', '.join(COMPILERS)} is on the path; install one "
+            "(apt install g++), name one in CXX, or leave out --compile"
+        )
     return Compute(torch.device(device), precision == "bf16", compile)
 
 

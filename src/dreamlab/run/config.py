@@ -21,7 +21,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products and convolutions in bfloat16 over fp32 weights"""
     compile: bool = False
-    """World Models: torch.compile its hot functions; on a GPU, DreamerV3's update or IRIS's dream as one CUDA graph"""
+    """torch.compile World Models' losses and IRIS's dreams; on a GPU, V3's update or IRIS's dream as one CUDA graph"""
     threads: int = 0
     """CPU threads for torch; 0 takes all cores"""
     log_every: int = 50

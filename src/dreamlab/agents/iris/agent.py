@@ -113,6 +113,8 @@ class Iris:
         self.told: set[str] = set()  # warnings that were given
         self.recorded: Recorded | None = None
         self._imagine = compute.whole(self.imagine)
+        if compute.compile and compute.device.type == "cpu":
+            dynamics.transformer.fuse(compute.compiled)
 
     # ---- the recipe
 
