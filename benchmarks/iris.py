@@ -122,7 +122,7 @@ def tokenised_share(rows: int) -> float:
 def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str) -> Iterator[Case]:
     """Each part's; the tokenizer learns in an agent of its own, since the others' tokens would be stale with it."""
     floors = FLOORS.get(compute.device.type, {})
-    settling = (Captured.WARM if compute.device.type == "cuda" else 1) if compute.compile else 0  # graph or code is made
+    settling = (Captured.WARM if compute.device.type == "cuda" else 1) if compute.compile else 0
 
     def case(name: str, about: str, unit: str, rows: str, each: int, do: Callable[[], Any]) -> Case:
         def run() -> Done:
@@ -131,7 +131,7 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str) -> I
 
         with Counter() as counter, torch.compiler.set_stance("force_eager"):
             run()
-        for _ in range(settling):
+        for _ in range(settling):  # a graph is captured by then, or code compiled
             run()
         least = floors.get((name, precision))
         floor = None if least is None else Floor(f"original_{AGAINST.get(name, name)}", "fp32", least)

@@ -18,8 +18,9 @@ from dreamlab.core.config import merge
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import Batch, Recorded
 from dreamlab.nn import latents, optim
+from dreamlab.nn.cells import KerasGRU
 from dreamlab.nn.distributions import HALF_LOG_2PI, TanhNormal
-from dreamlab.nn.rssm import KerasGRU, State
+from dreamlab.nn.rssm import State
 from dreamlab.nn.world_model import led_to
 from dreamlab.run.config import RunConfig
 

@@ -17,7 +17,7 @@ from dreamlab.agents import dreamer_v2
 from dreamlab.agents.dreamer_v2 import Config, Dream, actor_loss, discounts, imagined_returns, kl_loss, pieces
 from dreamlab.core.sampling import EpisodePieces
 from dreamlab.core.types import Batch, Episodes, Recorded
-from dreamlab.nn import latents, optim, rssm
+from dreamlab.nn import cells, latents, optim, rssm
 from dreamlab.nn.blocks import Elu
 from dreamlab.nn.distributions import OneHots, TruncatedNormal, symexp, symlog
 from dreamlab.run.config import RunConfig
@@ -97,7 +97,7 @@ def test_kl_is_the_kl_and_its_gradients_are_balanced():
 
 
 def test_the_cell_keeps_its_state():
-    cell, h = rssm.NormGRU(4, 2, 6, 8, lambda units: Elu()), torch.randn(3, 6)
+    cell, h = cells.NormGRU(4, 2, 6, 8, lambda units: Elu()), torch.randn(3, 6)
     with torch.no_grad():
         for p in (*cell.gates.parameters(), *cell.norm.parameters()):
             p.zero_()

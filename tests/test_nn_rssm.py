@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dreamlab.nn.blocks import Elu, RMSNormSiLU, truncated
+from dreamlab.nn.cells import BlockGRU, KerasGRU, NormGRU, gru_gates
 from dreamlab.nn.latents import Categorical, Gaussian, sigmoid2_std, softplus_std
-from dreamlab.nn.rssm import RSSM, BlockGRU, KerasGRU, NormGRU, State, gru_gates
+from dreamlab.nn.rssm import RSSM, State
 
 N, T, A, E, D, HIDDEN, G, S, K = 3, 7, 2, 5, 16, 6, 4, 3, 4
 KINDS = ("v1", "v2", "v3")

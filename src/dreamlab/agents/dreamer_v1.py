@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         acting,
         actions,
         blocks,
+        cells,
         convolutions,
         distributions,
         judging,
@@ -68,7 +69,8 @@ else:  # the settings below are the command line's help, which waits for no netw
     random_agent = lazy("dreamlab.agents.random")
     sampling, seeds = lazy("dreamlab.core.sampling"), lazy("dreamlab.core.seeds")
     acting, actions, blocks = lazy("dreamlab.nn.acting"), lazy("dreamlab.nn.actions"), lazy("dreamlab.nn.blocks")
-    convolutions, distributions = lazy("dreamlab.nn.convolutions"), lazy("dreamlab.nn.distributions")
+    cells, convolutions = lazy("dreamlab.nn.cells"), lazy("dreamlab.nn.convolutions")
+    distributions = lazy("dreamlab.nn.distributions")
     judging, latents, optim = lazy("dreamlab.nn.judging"), lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim")
     reports, returns, rssm = lazy("dreamlab.nn.reports"), lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
     senses, world_model = lazy("dreamlab.nn.senses"), lazy("dreamlab.nn.world_model")
@@ -241,7 +243,7 @@ def world(config: Config, obs_space: spaces.Dict, act_space: spaces.Space) -> wo
         see_vector = blocks.MLP(sight.vector, config.units, config.vector_layers, None, elu)
         draw_vector = blocks.MLP(feat, config.units, config.vector_layers, sight.vector, elu)
     encoder = senses.Encoder(sight, see_image, see_vector)
-    cell = rssm.KerasGRU(z.width, acts.size, config.deter, config.hidden)
+    cell = cells.KerasGRU(z.width, acts.size, config.deter, config.hidden)
     return world_model.RecurrentModel(
         encoder,
         rssm.RSSM(cell, z, encoder.width, config.hidden, 1, elu),

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         acting,
         actions,
         blocks,
+        cells,
         convolutions,
         distributions,
         judging,
@@ -65,7 +66,8 @@ else:  # the settings below are the command line's help, which waits for no netw
     torch, F = lazy("torch"), lazy("torch.nn.functional")
     sampling, seeds = lazy("dreamlab.core.sampling"), lazy("dreamlab.core.seeds")
     acting, actions, blocks = lazy("dreamlab.nn.acting"), lazy("dreamlab.nn.actions"), lazy("dreamlab.nn.blocks")
-    convolutions, distributions = lazy("dreamlab.nn.convolutions"), lazy("dreamlab.nn.distributions")
+    cells, convolutions = lazy("dreamlab.nn.cells"), lazy("dreamlab.nn.convolutions")
+    distributions = lazy("dreamlab.nn.distributions")
     judging, latents, optim = lazy("dreamlab.nn.judging"), lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim")
     reports, returns, rssm = lazy("dreamlab.nn.reports"), lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
     senses, world_model = lazy("dreamlab.nn.senses"), lazy("dreamlab.nn.world_model")
@@ -294,7 +296,7 @@ def world(config: Config, obs_space: spaces.Dict, act_space: spaces.Space) -> wo
         see_vector = blocks.MLP(sight.vector, config.units, config.layers, None, after)
         draw_vector = head(feat, config, sight.vector)
     encoder = senses.Encoder(sight, see_image, see_vector)
-    cell = rssm.NormGRU(z.width, acts.size, config.deter, config.hidden, after)
+    cell = cells.NormGRU(z.width, acts.size, config.deter, config.hidden, after)
     dynamics = rssm.RSSM(cell, z, encoder.width, config.hidden, 1, after, blocks.glorot)
     rewards = transform(config)
     return world_model.RecurrentModel(

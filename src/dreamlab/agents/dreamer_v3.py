@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         acting,
         actions,
         blocks,
+        cells,
         convolutions,
         distributions,
         judging,
@@ -63,7 +64,8 @@ else:  # the settings below are the command line's help, which waits for no netw
     torch = lazy("torch")
     sampling, seeds = lazy("dreamlab.core.sampling"), lazy("dreamlab.core.seeds")
     acting, actions, blocks = lazy("dreamlab.nn.acting"), lazy("dreamlab.nn.actions"), lazy("dreamlab.nn.blocks")
-    convolutions, distributions = lazy("dreamlab.nn.convolutions"), lazy("dreamlab.nn.distributions")
+    cells, convolutions = lazy("dreamlab.nn.cells"), lazy("dreamlab.nn.convolutions")
+    distributions = lazy("dreamlab.nn.distributions")
     judging, latents, optim = lazy("dreamlab.nn.judging"), lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim")
     reports, returns, rssm = lazy("dreamlab.nn.reports"), lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
     senses, world_model = lazy("dreamlab.nn.senses"), lazy("dreamlab.nn.world_model")
@@ -271,7 +273,7 @@ def world(config: Config, obs_space: spaces.Dict, act_space: spaces.Space) -> wo
         see_vector = blocks.MLP(sight.vector, w.units, 3, None, blocks.RMSNormSiLU, init)
         draw_vector = blocks.MLP(feat, w.units, 3, sight.vector, blocks.RMSNormSiLU, init)
     encoder = senses.Encoder(sight, see_image, see_vector, distributions.symlog)
-    cell = rssm.BlockGRU(z.width, acts.size, w.deter, w.units, BLOCKS, init)
+    cell = cells.BlockGRU(z.width, acts.size, w.deter, w.units, BLOCKS, init)
     dynamics = rssm.RSSM(cell, z, encoder.width, w.units, 2, blocks.RMSNormSiLU, init)
     gamma = 1 - 1 / config.lookahead
     return world_model.RecurrentModel(

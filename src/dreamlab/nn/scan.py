@@ -99,3 +99,9 @@ class _Apply(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor]:  # type: ignore[override]
         ctx.lent.seen.append((*ctx.saved_tensors, grad))
         return None, ctx.lent.back(grad) if ctx.needs_input_grad[1] else None, ctx.zero
+
+
+def columns(layer: Linear, x: Tensor, part: slice) -> Tensor:
+    """A dense layer's share for its last input columns, bias included; the other columns' share is made in the scan."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight[:, part].to(x.dtype), bias)
