@@ -127,6 +127,17 @@ def test_each_loss_teaches_its_own_networks(act):
     assert {name: reached(agent, loss) for name, loss in losses.items()} == PATHS
 
 
+def test_losses_weigh_what_the_settings_say():
+    """One for all but the two that the paper names, unless told."""
+    told = {"obs_scale": 2.0, "reward_scale": 3.0, "continuation_scale": 4.0}
+    for changes, obs, rew, con in (({}, 1.0, 1.0, 1.0), (told, 2.0, 3.0, 4.0)):
+        agent, batch = build(**changes), Table().window()
+        scales = agent.losses(batch, *before(agent, batch))[1]
+        assert scales == dict.fromkeys(PATHS, 1.0) | {
+            "image": obs, "vector": obs, "rew": rew, "con": con, "rep": 0.1, "replay_value": 0.3
+        }  # fmt: skip
+
+
 def test_divergence_below_the_free_nats_teaches_nothing():
     z = build().model.dynamics.latents
     near, far = 0.1 * torch.randn(4, z.raw), 4 * torch.randn(4, z.raw)

@@ -123,6 +123,12 @@ class Config:
     """weight of the KL that teaches the prior"""
     rep_scale: float = 0.1
     """weight of the KL that teaches the posterior"""
+    obs_scale: float = 1.0
+    """weight of the errors of what is seen, images and vectors"""
+    reward_scale: float = 1.0
+    """weight of the reward's loss: more where rewards are rare, so that the state is made to tell them"""
+    continuation_scale: float = 1.0
+    """weight of the loss of the continuation"""
     replay_value_scale: float = 0.3
     """weight of the critic's loss on real rows; its gradients reach the world model"""
     unimix: float = 0.01
@@ -146,7 +152,10 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.length < 2:
             raise ValueError(f"length must be at least 2, got {self.length}")
-        for name in ("prefill", "imagine_last", "entropy", "free_nats", "replay_value_scale", "clip"):
+        for name in (
+            "prefill", "imagine_last", "entropy", "free_nats", "obs_scale", "reward_scale", "continuation_scale",
+            "replay_value_scale", "clip",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("ratio", "lr"):
@@ -553,7 +562,11 @@ class DreamerV3:
             slow_real = self.bins.mean(self.slow(real[:, :-1]))
         keep = (~batch.is_last[:, -last:-1]).float()
         losses["replay_value"] = keep * critic_loss(self.bins, self.critic(real[:, :-1]).float(), real_ret, slow_real)
-        scales = {"dyn": config.dyn_scale, "rep": config.rep_scale, "replay_value": config.replay_value_scale}
+        scales = {
+            "image": config.obs_scale, "vector": config.obs_scale, "rew": config.reward_scale,
+            "con": config.continuation_scale, "dyn": config.dyn_scale, "rep": config.rep_scale,
+            "replay_value": config.replay_value_scale,
+        }  # fmt: skip
         with torch.no_grad():
             metrics = reports.latents(z, post, prior) | reports.heads(
                 self.bins.mean(rew_out), batch.rew, con_out.squeeze(-1), batch.is_terminal
