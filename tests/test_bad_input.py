@@ -123,13 +123,6 @@ def test_values_out_of_range(go: Go, trained: Path):
     assert "no device 'tpu' here; available: cpu" in go("evaluate", trained, "--device", "tpu", code=2)
 
 
-def test_nothing_to_compile_with(go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    said = go(*TOY, *SHORT, "--compile", "--run", str(tmp_path / "run"), code=2)
-    assert "--compile on a CPU wants a C++ compiler" in said
-    assert "leave out --compile" in said
-
-
 def test_unknown_checkpoint(go: Go, trained: Path):
     for verb in ("evaluate", "dream"):
         said = go(verb, trained, "--checkpoint", "5", code=2)

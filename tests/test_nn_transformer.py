@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dreamlab.core.imagination import pick, tree_map
 from dreamlab.nn import transformer
+from dreamlab.nn.compute import Compute
 from dreamlab.nn.transformer import Cache, Transformer, attention, drop, initialise, kept
 
 WIDTH, SLOTS = 16, 12
@@ -73,7 +75,7 @@ def test_with_a_cache_it_says_the_same(pieces: list[int], chunk: int, monkeypatc
 
 
 def as_it_is(fn: Any) -> Any:
-    return fn
+    return lambda *given: fn(*given)
 
 
 @torch.no_grad()
@@ -89,6 +91,15 @@ def test_as_a_compiler_sees_it_it_says_the_same(pieces: list[int], compiled: Any
         torch.testing.assert_close(y, whole[:, at : at + n], rtol=1e-5, atol=1e-5)
         at += n
         assert cache.size.tolist() == [at] * len(x)
+
+
+def test_with_nothing_to_compile_with_it_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    net = small()
+    with pytest.warns(UserWarning, match=r"none of g\+\+, .* is on the path: it goes on without"):
+        net.fuse(Compute(torch.device("cpu"), compile=True).compiled)
+    assert net.fused is None
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def open_published(place: Place, device: str | None = None) -> session.Opened:
     spec = dataclasses.replace(spec, run=run, folder=place.home)
     module = agents.load(spec.agent)
     _refuse_unfit(plan.imagined(module, spec, found.obs_space, found.act_space), found.state, place)
-    compute = session.prepare(spec)
+    compute = session.prepare(spec, learns=False)
     agent = session.make_agent(spec, module, found.obs_space, found.act_space, compute)
     session.load_agent(agent, package.filled(found.state, agent.state_dict()), place.folder)
     return session.Opened(

@@ -168,12 +168,12 @@ def sinks(spec: Spec, folder: Path) -> list[Sink]:
     return open_sinks(folder, dict.fromkeys([*names, "wandb"]), {"wandb": {"project": spec.wandb}})
 
 
-def prepare(spec: Spec) -> Compute:
-    """Device, precision and threads for this process."""
+def prepare(spec: Spec, learns: bool = True) -> Compute:
+    """Device, precision and threads for this process; nothing is compiled where nothing is learned."""
     from dreamlab.nn import compute
 
     run = spec.run
-    return compute.prepare(run.device, run.precision, run.compile, run.threads)
+    return compute.prepare(run.device, run.precision, run.compile and learns, run.threads)
 
 
 def open_run(path: str | Path, checkpoint: int | None = None, device: str | None = None) -> Opened:
@@ -207,7 +207,7 @@ def open_run(path: str | Path, checkpoint: int | None = None, device: str | None
         path = folder / "config.yaml"
         resume.refuse_edited(path, read_yaml(path), step, made, only=("agent", "config", "env"))
     spec, obs_space, act_space, module = settle(spec)
-    compute = prepare(spec)
+    compute = prepare(spec, learns=False)
     agent = make_agent(spec, module, obs_space, act_space, compute)
     load_agent(agent, agent_state(parts), folder)
     return Opened(folder, spec, step, agent, compute, obs_space, act_space, parts)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,8 +36,20 @@ class Compute:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def compiled(self, fn: F) -> F:
-        """The function itself, or its compiled form: the same mathematics."""
-        return torch.compile(fn) if self.compile else fn  # type: ignore[return-value]
+        """The function itself, or its compiled form: the same mathematics.
+
+        Where there is no compiler it warns, and gives the function itself.
+        """
+        if not self.compile:
+            return fn
+        if self.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+            warnings.warn(
+                f"--compile on a CPU wants a C++ compiler, and none of {', '.join(COMPILERS)} is on the path: it goes "
+                "on without, the same but slower; install one (apt install g++), or type --no-compile",
+                stacklevel=2,
+            )
+            return fn
+        return torch.compile(fn)  # type: ignore[return-value]
 
     def whole(self, fn: F) -> F:
         """A whole update as one CUDA graph, where compile is on and there is a GPU; the function itself elsewhere."""
@@ -98,7 +111,7 @@ def prepare(device: str = "auto", precision: str = "fp32", compile: bool = False
     """Settle device, precision and threads for this process, and keep freed memory for the next tensor.
 
     Raises:
-        UserError: the device is not there, or nothing to compile with.
+        UserError: the device is not there.
     """
     keep_freed_memory()
     if threads:
@@ -108,11 +121,6 @@ def prepare(device: str = "auto", precision: str = "fp32", compile: bool = False
         device = next(d for d in ("cuda", "mps", "cpu") if there[d])
     if not there.get(device, False):
         raise UserError(f"no device {device!r} here; available: {', '.join(d for d, ok in there.items() if ok)}")
-    if compile and device == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
-        raise UserError(
-            f"--compile on a CPU wants a C++ compiler, and none of {', '.join(COMPILERS)} is on the path; install one "
-            "(apt install g++), name one in CXX, or leave out --compile"
-        )
     return Compute(torch.device(device), precision == "bf16", compile)
 
 

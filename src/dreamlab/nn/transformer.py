@@ -72,11 +72,12 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def fuse(self, compiled: Callable[[Any], Any]) -> None:
-        """Extend by single inputs through ``compiled(one_more)``; caches made before do not fit.
+        """Extend by single inputs through ``compiled(one_more)``, if that is another; caches made before do not fit.
 
         For CPUs: a library's product of one query with its keys reads memory at a third of the speed it has.
         """
-        self.fused = compiled(one_more)
+        fused = compiled(one_more)
+        self.fused = None if fused is one_more else fused  # as it is, it is slower than plain products
 
     def cache(self, n: int, slots: int) -> Cache:
         """An empty cache, in the precision that products have here and now; slots are rounded up to whole chunks."""
