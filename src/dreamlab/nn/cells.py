@@ -140,6 +140,7 @@ class BlockGRU(nn.Module):
         return columns(self.shared, x2, slice(2 * self.hidden, None))
 
     def begin(self, dtype: torch.dtype) -> Step:
+        """Ready for one scan in this precision; with gradients each of its steps is one node."""
         from_h, from_z = (Lent(layer, dtype) for layer in self.inputs[:2])  # type: ignore[arg-type]
         state, gates = Lent(self.state, dtype), Lent(self.gates, dtype)
         shared = Lent(self.shared, dtype, slice(0, 2 * self.hidden))
