@@ -138,6 +138,20 @@ def test_losses_weigh_what_the_settings_say():
         }  # fmt: skip
 
 
+def test_what_images_cost_is_a_part():
+    """The same networks from the same draws: only the image's loss is another, and it still teaches where it should."""
+    squares, lit = build(), build(image_loss="lit")
+    batch = Table().window()
+    batch.obs["image"] = 255 * (batch.obs["image"] > 127).to(torch.uint8)
+    both = []
+    for agent in (squares, lit):
+        torch.manual_seed(0)
+        both.append(agent.losses(batch, *before(agent, batch))[0])
+    assert [name for name in both[0] if not torch.equal(both[0][name], both[1][name])] == ["image"]
+    assert (both[1]["image"] >= both[0]["image"]).all()  # -log p >= (1 - p)^2
+    assert reached(lit, both[1]["image"]) == PATHS["image"]
+
+
 def test_divergence_below_the_free_nats_teaches_nothing():
     z = build().model.dynamics.latents
     near, far = 0.1 * torch.randn(4, z.raw), 4 * torch.randn(4, z.raw)

@@ -183,7 +183,7 @@ def test_decoders_and_what_they_cost(agent, twin, batch):
     vector = net.decode_vectors(*twin.tell, f64(state.deter), grouped(state.stoch))["vector"]
     close(said["image"].sigmoid(), image.transpose(0, 3, 1, 2))
     close(said["vector"], vector)
-    losses = dreamer_v3.reconstruction_losses(agent.model, batch.obs, feat)
+    losses = dreamer_v3.reconstruction_losses(agent.model, batch.obs, feat, distributions.squared_sigmoid_loss)
     true = batch.obs["image"].numpy().transpose(0, 1, 3, 4, 2)
     close(losses["image"], oracle.image_loss(image[:, None], true))
     close(losses["vector"], oracle.vector_loss(vector[:, None], f64(batch.obs["vector"])))

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from dreamlab.nn.distributions import BoundedNormal, OneHots, TwoHot, bernoulli_loss, symexp, symlog, unit_normal_loss
+from dreamlab.nn.distributions import (
+    IMAGE_LOSSES,
+    BoundedNormal,
+    OneHots,
+    TwoHot,
+    bernoulli_loss,
+    symexp,
+    symlog,
+    unit_normal_loss,
+)
 
 BINS = TwoHot().bins
 
@@ -105,6 +114,15 @@ def test_other_losses_are_torch_s():
     torch.testing.assert_close(unit_normal_loss(mean, target), -torch.distributions.Normal(mean, 1).log_prob(target))
     want = -(p * logit.sigmoid().log() + (1 - p) * (-logit).sigmoid().log())
     torch.testing.assert_close(bernoulli_loss(logit, p), want)
+
+
+def test_an_image_of_ones_and_zeros_costs_minus_the_log_of_its_probability():
+    logit, lit = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 3, 4, 5) < 0.3
+    pixels = torch.distributions.Bernoulli(logits=logit)
+    want = -pixels.log_prob(lit.double()).sum((1, 2, 3)).float()
+    torch.testing.assert_close(IMAGE_LOSSES["lit"](logit.float(), 255 * lit.to(torch.uint8)), want)
+    squares = (logit.sigmoid() - lit.double()).square().sum((1, 2, 3)).float()
+    torch.testing.assert_close(IMAGE_LOSSES["squared"](logit.float(), 255 * lit.to(torch.uint8)), squares)
 
 
 # ---- actions

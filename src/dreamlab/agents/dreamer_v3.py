@@ -25,7 +25,7 @@ everything else are two tensors, whose gradients are clipped apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -123,6 +123,9 @@ class Config:
     """weight of the KL that teaches the prior"""
     rep_scale: float = 0.1
     """weight of the KL that teaches the posterior"""
+    image_loss: Literal["squared", "lit"] = "squared"
+    """what a drawn image costs: its pixels' squared errors; or, for pictures of ones and zeros, the cross-entropy
+    of each pixel (the authors' loss of observations that are no pictures but choices)"""
     obs_scale: float = 1.0
     """weight of the errors of what is seen, images and vectors"""
     reward_scale: float = 1.0
@@ -317,14 +320,17 @@ def choice(acts: actions.Actions, config: Config) -> distributions.Choice:
 
 
 def reconstruction_losses(
-    model: world_model.RecurrentModel, obs: Mapping[str, Tensor], feat: Tensor
+    model: world_model.RecurrentModel,
+    obs: Mapping[str, Tensor],
+    feat: Tensor,
+    image_loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """Squared errors, summed: of images in [0, 1], of vectors in symlog."""
+    """What images cost; squared errors of vectors in symlog, summed."""
     decoder, losses = model.decoder, {}
     if decoder.image is not None:
         logit = decoder.image.unshuffled(feat.flatten(0, 1))  # type: ignore[operator]
         target = convolutions.unshuffled(model.encoder.sight.picture(obs).flatten(0, 1))
-        losses["image"] = distributions.squared_sigmoid_loss(logit, target).unflatten(0, feat.shape[:2])
+        losses["image"] = image_loss(logit, target).unflatten(0, feat.shape[:2])
     if decoder.vector is not None:
         target = distributions.symlog(obs["vector"].float())
         losses["vector"] = (decoder.vector(feat).float() - target).square().sum(-1)
@@ -536,7 +542,8 @@ class DreamerV3:
         states, raw = model.dynamics.observe(embed, act, batch.is_first, start)
         z, feat = model.dynamics.latents, states.feat.to(dtype)  # (B, T, F)
         post, prior = z.stats(raw), z.stats(model.dynamics.prior(states.deter.to(dtype)))
-        losses = reconstruction_losses(model, batch.obs, feat) | kl_losses(z, post, prior, config.free_nats)
+        losses = reconstruction_losses(model, batch.obs, feat, distributions.IMAGE_LOSSES[config.image_loss])
+        losses |= kl_losses(z, post, prior, config.free_nats)
         rew_out, con_out = model.reward(feat).float(), self.parts["continuation"](feat).float()
         losses["rew"] = self.bins.loss(rew_out, batch.rew)
         losses["con"] = continuation_loss(con_out, batch.is_terminal, gamma)

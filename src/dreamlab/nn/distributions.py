@@ -47,6 +47,15 @@ def squared_sigmoid_loss(logit: Float[Tensor, "N C h w"], target: UInt8[Tensor, 
     return _SquaredSigmoid.apply(logit, target)  # type: ignore[no-any-return]
 
 
+def lit_pixel_loss(logit: Float[Tensor, "N C h w"], target: UInt8[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
+    """-log of the probability sigmoid(logit) of a lit pixel, summed over each image, in float32: for 0 and 255."""
+    return bernoulli_loss(logit.float(), target.float() / 255).sum((1, 2, 3))
+
+
+IMAGE_LOSSES = {"squared": squared_sigmoid_loss, "lit": lit_pixel_loss}
+"""What an image costs, by name: how far off its pixels are, or how improbable which of them are lit."""
+
+
 class _SquaredSigmoid(torch.autograd.Function):
     """Pixels are the most numbers there are: as few passes over them as can be, and one map kept for the way back."""
 
