@@ -93,6 +93,27 @@ def test_as_a_compiler_sees_it_it_says_the_same(pieces: list[int], compiled: Any
         assert cache.size.tolist() == [at] * len(x)
 
 
+@torch.no_grad()
+def test_what_a_compiler_sees_has_the_newest_weights_and_no_casts():
+    """Lent in bf16 for each cache anew, beside the weights and not among them."""
+    net, x = small(), inputs()
+    net.fuse(as_it_is)
+    names = set(net.state_dict())
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            whole, cache, said = net(x), net.cache(len(x), SLOTS), []
+            assert {layer.up.weight.dtype for layer in net.lent} == {torch.bfloat16}
+            for at in range(x.shape[1]):
+                y, cache = net.extend(x[:, at : at + 1], cache, at)
+                said.append(y)
+        torch.testing.assert_close(torch.cat(said, 1), whole, rtol=0.03, atol=0.03)
+        assert set(net.state_dict()) == names
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))  # an update: the next cache lends anew
+    net.cache(len(x), SLOTS)
+    assert [id(layer) for layer in net.lent] == [id(layer) for layer in net.layers]  # in float32 the layers themselves
+
+
 def test_with_nothing_to_compile_with_it_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

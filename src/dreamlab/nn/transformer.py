@@ -15,6 +15,8 @@ Under autocast products are bf16, norms and what is added up float32, and a cach
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -62,6 +64,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Layer(heads, width, dropout) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
         self.fused: Callable[[Layer, Tensor, Tensor, Tensor, int], Tensor] | None = None
+        self.lent: list[Layer] = []  # a list: not modules of this one
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Output t has seen inputs 0 to t. Dropout while training."""
@@ -74,7 +77,8 @@ class Transformer(nn.Module):
     def fuse(self, compiled: Callable[[Any], Any]) -> None:
         """Extend by single inputs through ``compiled(one_more)``, if that is another; caches made before do not fit.
 
-        For CPUs: a library's product of one query with its keys reads memory at a third of the speed it has.
+        For CPUs: a library's product of one query with its keys reads memory at a third of the speed it has. The
+        weights are those of when the cache was made: in bf16 they are cast then, and not for every input.
         """
         fused = compiled(one_more)
         self.fused = None if fused is one_more else fused  # as it is, it is slower than plain products
@@ -84,6 +88,8 @@ class Transformer(nn.Module):
         weight = self.norm.weight
         kind = weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        if self.fused is not None:
+            self.lent = lend(list(self.layers), self.lent, dtype)  # type: ignore[arg-type]
         chunks = math.ceil(slots / CHUNK) if kind == "cpu" and self.fused is None else 1
         shape = (chunks, n, self.heads, math.ceil(slots / max(chunks, 1)), self.width // self.heads)
 
@@ -111,8 +117,8 @@ class Transformer(nn.Module):
         if isinstance(at, int) and at + t > cache.slots:
             raise ValueError(f"{t} inputs do not fit behind {at} filled slots of {cache.slots}")
         if isinstance(at, int) and t == 1 and self.fused is not None:
-            for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-                x = self.fused(layer, x, keys, values, at)  # type: ignore[arg-type]
+            for lent, keys, values in zip(self.lent, cache.keys, cache.values, strict=True):
+                x = self.fused(lent, x, keys, values, at)
             return self.norm(x), cache._replace(size=torch.full_like(cache.size, at + 1))
         if isinstance(at, int):
             attends: list[Attend] = [_alike(*kv, at) for kv in zip(cache.keys, cache.values, strict=True)]
@@ -148,6 +154,22 @@ class Layer(nn.Module):
 def one_more(layer: Layer, x: Float[Tensor, "N 1 D"], keys: Tensor, values: Tensor, at: int) -> Float[Tensor, "N 1 D"]:
     """A layer's output for one input behind ``at`` filled slots of a cache of one chunk, where it is written."""
     return layer(x, _summed(keys, values, at))
+
+
+@torch.no_grad()
+def lend(layers: list[Layer], before: list[Layer], dtype: torch.dtype) -> list[Layer]:
+    """Copies with products' weights in ``dtype``, in those lent ``before`` if there are; the layers, if they are so."""
+    if layers[0].qkv.weight.dtype == dtype:
+        return layers
+    if not before or before[0].qkv.weight.dtype != dtype:
+        before = copy.deepcopy(layers)
+        for part in itertools.chain(*(layer.requires_grad_(False).modules() for layer in before)):
+            if isinstance(part, nn.Linear):
+                part.to(dtype)
+    for lent, layer in zip(before, layers, strict=True):
+        for copied, own in zip(lent.parameters(), layer.parameters(), strict=True):
+            copied.copy_(own)
+    return before
 
 
 @torch.no_grad()
