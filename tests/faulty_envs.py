@@ -105,6 +105,36 @@ class Vector(Faulty):
         return np.array([self.row, self.ball, self.paddle], np.float32)
 
 
+class Longer(Vector):
+    """Catch as a vector of three; of four at the fault."""
+
+    def fault(self, found: Any) -> Any:
+        return (np.ones(4, np.float32), *found[1:])
+
+
+class Vanishing(Vector):
+    """Catch as two keys; as one at the fault."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        from gymnasium import spaces
+
+        super().__init__(render_mode)
+        self.observation_space = spaces.Dict({key: spaces.Box(-1, 8, (3,), np.float32) for key in ("far", "near")})
+
+    def fault(self, found: Any) -> Any:
+        return ({"near": found[0]["near"]}, *found[1:])
+
+    def _draw(self) -> Any:
+        return {key: super(Vanishing, self)._draw() for key in ("far", "near")}
+
+
+class Colourless(Faulty):
+    """Catch, whose picture has another form at the fault."""
+
+    def fault(self, found: Any) -> Any:
+        return (found[0][..., :1] if found[0].ndim == 3 else found[0][:-1], *found[1:])
+
+
 class VectorAtReset(Vector):
     """NaN already when an episode begins."""
 

@@ -86,6 +86,15 @@ def children() -> list[psutil.Process]:
         ("Hang", ["gave no answer for 1 s during a step: it hangs, or needs longer (--env.timeout, in seconds)"]),
         ("Reward", ["environment 0 gave a reward that is not finite: [nan]"]),
         ("Vector", ["gave an observation 'vector' that is not finite: [nan nan nan]"]),
+        (
+            "Longer",
+            ["the observation is float32 of shape (4,), the environment's space says Box(-1.0, 8.0, (3,), float"],
+        ),
+        (
+            "Vanishing",
+            ["the observation 'far' is missing: the environment's space has it, and this step gave ['near']"],
+        ),
+        ("Colourless", ["the observation is uint8 of shape (", "the environment's space says Box(0, 255, ("]),
     ],
 )
 def test_a_fault_while_collecting_loses_nothing(go, whole, fault, tmp_path, env, words):  # noqa: F811

@@ -4,7 +4,8 @@ The agent sees the planes as the channels of an image, 0 or 255. A cell is a squ
 ``size``; what is left over is zeros around, half of it on each side (the odd one right and below). Nothing is
 blurred. At 32x32 a cell is 3x3 pixels with one row of zeros at each edge. Ours, not the paper's: the size. One
 pixel a cell (10x10, or 16x16 with zeros) can be asked for, but an autoencoder with squared error then gains less
-from a single lit cell than it pays to remember where it is.
+from a single lit cell than it pays to remember where it is; one with cross-entropy (DreamerV3's ``image_loss: lit``)
+does not mind.
 
 v1 has the actions that do something in the game, v0 all six: nothing, left, up, right, down, fire.
 """

@@ -165,6 +165,10 @@ class AsDict(ObservationWrapper):
             raise UserError(f"this environment gives no {kind}, but {env.observation_space}; type: obs auto")
         self._images = {} if kind == "vector" else {"image" if len(images) == 1 else n: p for n, p in images}
         self._vectors = [] if kind == "pixels" else vectors
+        self._given = [
+            (path, _at(env.observation_space, path))
+            for path in (*self._images.values(), *(p for p, _ in self._vectors))
+        ]
         for _, space in self._vectors:
             if not space.is_np_flattenable:
                 raise UserError(f"observations of {space} have no fixed length; give a Box, Discrete or Dict of these")
@@ -178,6 +182,8 @@ class AsDict(ObservationWrapper):
         self.observation_space = spaces.Dict(form)
 
     def observation(self, obs: Any) -> dict[str, np.ndarray]:
+        for path, space in self._given:
+            _check(obs, path, space)
         out = {name: np.asarray(_at(obs, path)) for name, path in self._images.items()}
         if self._vectors:
             flat = [np.asarray(flatten(space, _at(obs, path))).reshape(-1) for path, space in self._vectors]
@@ -240,6 +246,29 @@ def _at(nested: Any, path: tuple) -> Any:
     for key in path:
         nested = nested[key]
     return nested
+
+
+def _check(obs: Any, path: tuple, space: spaces.Space) -> None:
+    """Raises ValueError, naming the key: an observation that is missing, or is not of its space's shape and kind.
+
+    Later it would be stretched, cut or broadcast to what is stored. Values are not looked into: that takes time.
+    """
+    name = "the observation" + (f" {'/'.join(map(str, path))!r}" if path else "")
+    try:
+        value = _at(obs, path)
+    except (KeyError, IndexError, TypeError):
+        there = sorted(map(str, obs)) if isinstance(obs, Mapping) else type(obs).__name__
+        raise ValueError(f"{name} is missing: the environment's space has it, and this step gave {there}") from None
+    if not isinstance(space, spaces.Box):
+        return
+    value = np.asarray(value)
+    alike = (
+        (value.shape, value.dtype) == (space.shape, space.dtype)
+        if _pictorial(space)
+        else value.size == np.prod(space.shape)
+    )
+    if not alike:
+        raise ValueError(f"{name} is {value.dtype} of shape {value.shape}, the environment's space says {space}")
 
 
 GOES_ON = "goes_on"
