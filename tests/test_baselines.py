@@ -324,7 +324,12 @@ def test_by_its_command_it_trains_is_scored_and_filmed(name, tmp_path, capsys):
     if name == "dqn":  # what is the same for all, once
         assert main(["evaluate", run, "--episodes", "2", "--video"]) == 0
         assert list(Path(run).glob("videos/*.mp4"))
+        capsys.readouterr()
+        assert main(["plan", *argv[1:6], "--env.no-workers", "--json"]) == 0
+        optimised = json.loads(capsys.readouterr().out)["parameters"]["total"]
     lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    if name == "dqn":
+        assert {line["run/parameters"] for line in lines if "run/parameters" in line} == {optimised}
     keys = {key for line in lines for key in line}
     assert {"train/ret", "train/value", "train/gradient_norm"} <= keys
     assert {"dqn": "train/epsilon", "ppo": "train/policy_entropy", "sac": "train/alpha"}[name] in keys

@@ -302,6 +302,10 @@ def test_it_learns_of_all_kinds_of_spaces(obs_space, act_space):
     one = agent(act_space, obs_space)
     metrics = one.update(rows(one))
     assert all(torch.isfinite(v).all() and not v.requires_grad for v in metrics.values())
+    norms = {name.split("/")[1]: v for name, v in metrics.items() if name.startswith("gradient_norm/")}
+    assert norms.keys() == (one.parts.keys() - {"target_critic"}) | {"model"}
+    parts = torch.stack([v for name, v in norms.items() if name not in ("model", "actor", "critic")])
+    torch.testing.assert_close(parts.norm(), norms["model"])
 
 
 @pytest.mark.parametrize(

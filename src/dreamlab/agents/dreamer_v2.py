@@ -526,13 +526,15 @@ class DreamerV2:
         losses, scales, states, metrics = self.world_losses(batch, dtype)
         total = torch.stack([scales.get(name, 1.0) * loss.mean() for name, loss in losses.items()]).sum()
         metrics |= {f"loss/{name}": loss.detach().mean() for name, loss in losses.items()}
-        return states, metrics | {"loss": total.detach(), "gradient_norm/model": self.step("model", total)}
+        return states, metrics | {"loss": total.detach()} | self.step("model", total)
 
-    def step(self, name: str, loss: Tensor) -> Tensor:
-        """One step of one optimiser. Returns the norm of the gradients."""
+    def step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
+        """One step of one optimiser. Returns the gradients' norms before they are clipped, of all and by part."""
         self.optimizers[name].zero_grad()
         loss.backward()
-        return self.optimizers[name].step()
+        parts = self.parts.keys() - {"actor", "critic", "target_critic"} if name == "model" else ()
+        norms = {f"gradient_norm/{part}": optim.global_norm(self.parts[part].parameters()) for part in sorted(parts)}
+        return norms | {f"gradient_norm/{name}": self.optimizers[name].step()}
 
     def world_losses(
         self, batch: Batch, dtype: torch.dtype
@@ -585,9 +587,9 @@ class DreamerV2:
         seen = dream.feat.detach().to(dtype)
         loss, chaos = actor_loss(self.actor(seen[:-2]).float(), dream, ret, self.pick, self.share, self.config.entropy)
         policy = (weight[:-1] * loss).mean()
-        metrics = {"gradient_norm/actor": self.step("actor", policy)}
+        metrics = self.step("actor", policy)
         value = (weight * critic_loss(self.critic(seen[:-1]).float(), ret)).mean()
-        metrics["gradient_norm/critic"] = self.step("critic", value)
+        metrics |= self.step("critic", value)
         with torch.no_grad():
             return metrics | {
                 "loss/policy": policy.detach(), "loss/value": value.detach(), "policy_entropy": chaos.mean(),

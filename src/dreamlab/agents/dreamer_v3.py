@@ -19,7 +19,8 @@ a window's first row only says in which state the rest begins.
 
 As the authors' code of 2024/25, except: the paper's 1 % uniform in the actor's classes, which that code reads and
 drops, is kept; h is carried in float32 whatever the precision; what the cell's hidden layer takes from h and from
-everything else are two tensors, whose gradients are clipped apart.
+everything else are two tensors, whose gradients are clipped apart; choices among the observations are seen one-hot, as
+there, but told as numbers of the vector, by squared errors and not by cross-entropy.
 """
 
 from __future__ import annotations

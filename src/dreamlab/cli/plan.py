@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -144,9 +144,8 @@ def plan(
     agent = imagined(module, spec, obs_space, act_space)
     refuse_unable(agent, spec, recorded)
     recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
-    counts, following = count(agent.parts), getattr(agent, "copies", ())
-    parameters = {name: n for name, n in counts.items() if name not in following}
-    copies = {name: n for name, n in counts.items() if name in following}
+    counts, parameters = count(agent.parts), count(agent.parts, but=getattr(agent, "copies", ()))
+    copies = {name: n for name, n in counts.items() if name not in parameters}
     footprint = module.footprint(spec.config, obs_space, act_space, spec.run)
     weights, followers = (4 * sum(c.values()) for c in (parameters, copies))
     worker = getattr(envs.suite_of(spec.env.id), "WORKER_BYTES", WORKER_BYTES)
@@ -248,12 +247,12 @@ def replay_bytes(
     return held + sum(min(RESERVE_BYTES, max(1 << 16, times * streams * width // 16)) // 2 for width in widths)
 
 
-def count(parts: Mapping[str, Any]) -> dict[str, int]:
-    """Parameters of each part that has any; shared ones count once."""
+def count(parts: Mapping[str, Any], but: Container[str] = ()) -> dict[str, int]:
+    """Parameters of each part that has any, ``but`` of some; shared ones count once."""
     seen: set[int] = set()
     counts = {}
     for name, part in parts.items():
-        if not hasattr(part, "parameters"):
+        if name in but or not hasattr(part, "parameters"):
             continue
         new = {id(p): p.numel() for p in part.parameters() if id(p) not in seen}
         seen |= new.keys()

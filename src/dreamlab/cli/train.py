@@ -128,6 +128,7 @@ def _run(
 
     trainer = Trainer(agent, experience, log, Checkpoints(folder, spec.run.keep), spec.run)
     trainer.settings, trainer.repeat = options.to_dict(spec), spec.env.repeat
+    trainer.parameters = sum(plan.count(agent.parts, but=getattr(agent, "copies", ())).values())
     try:
         step = trainer.restore()
         if step is None and material is not None:  # what an interrupted start had read was forgotten

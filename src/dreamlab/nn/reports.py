@@ -137,7 +137,7 @@ def values(
 ) -> dict[str, Tensor]:
     """What the critic says of rows of newest episodes, against the discounted rewards that came after them.
 
-    Only of episodes that terminated, where nothing is missing from the sum.
+    Of an episode that was cut off, what would have come is missing: there the critic's own last word stands for it.
     """
     episodes = experience.index.episodes()
     whole = [i for i in range(len(episodes.start) - 1, -1, -1) if episodes.whole[i]][:SHOWN]
@@ -146,19 +146,18 @@ def values(
         times = range(int(episodes.start[i]), int(episodes.stop[i]))[-WHOLE:]
         rows = torch.tensor([[t * experience.index.streams + int(episodes.stream[i]) for t in times]])
         batch = experience.gather(rows)
-        if not bool(batch.is_terminal[0, -1]):
-            continue
-        said = value(model.observe(batch).feat)[0, :-1]
-        pairs.append((said, discounted(reward(batch.rew[0, 1:]), gamma)))
+        said = value(model.observe(batch).feat)[0]
+        rest = 0.0 if bool(batch.is_terminal[0, -1]) else float(said[-1])
+        pairs.append((said[:-1], discounted(reward(batch.rew[0, 1:]), gamma, rest)))
     if not pairs:
         return {}
     said, came = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return {"value_mae": (said - came).abs().mean(), "value_bias": (said - came).mean(), "real_return": came.mean()}
 
 
-def discounted(rew: Float[Tensor, " T"], gamma: float) -> Float[Tensor, " T"]:
-    """Sum of rewards from each on, each later one less by gamma."""
-    total, found = 0.0, []
+def discounted(rew: Float[Tensor, " T"], gamma: float, rest: float = 0.0) -> Float[Tensor, " T"]:
+    """Sum of rewards from each on, each later one less by gamma; ``rest`` is what comes after the last."""
+    total, found = rest, []
     for r in reversed(rew.tolist()):
         total = r + gamma * total
         found.append(total)

@@ -72,6 +72,7 @@ class Trainer:
         self.stop = False
         self.settings: Mapping[str, Any] = {}  # what the run was started with: each checkpoint knows
         self.repeat = 1  # frames of the environment in one step
+        self.parameters = 0  # that are optimised
         self.peak = Peak(0.5)
         self._cut = False  # the running stretch was broken off: clocks wait, so that they tick where they always would
         experience.stop = lambda: self.stop
@@ -237,6 +238,7 @@ class Trainer:
                 "steps_per_second": (env_steps - self._logged[0]) / spent,
                 "updates_per_second": (updates - self._logged[1]) / spent,
                 "memory_mib": self.peak.bytes / MIB,
+                "parameters": self.parameters,
                 **self._ratio(updates),
             },
         )
