@@ -1,12 +1,14 @@
 """How fast the Dreamers learn and act on this machine, beside what it can multiply and beside other implementations.
 
 python benchmarks/dreamer.py [--agent dreamer-v3] [--size 12m] [--batch 8] [--length 32] [--precision both]
-                             [--compile] [--peer torchrl=PYTHON] [--peer sheeprl=PYTHON] [--json FILE] [--profile]
+                             [--compile] [--peer torchrl=PYTHON] [--peer sheeprl=PYTHON]
+                             [--peer r2dreamer=PYTHON --r2dreamer FOLDER] [--json FILE] [--profile]
 
 ``update``: one whole update on a batch gathered from random uint8 frames of 3 x 64 x 64 in memory: world model,
 imagination from every state, actor, critic, replay value, slow critic, optimiser. ``policy``: one observation of one
 environment to one action. Cases take turns, A B C A B C; shares and ratios are medians over the rounds. A peer runs in
 an environment of its own (the scripts peer_*.py say how to make it) and waits for its turn in a process of its own.
+Every peer is a DreamerV3. Our update's floor is set against the first peer named that has one.
 
 Arithmetic is what our update really multiplies, as torch's own counter sees it: the decoder's and the first
 convolution's shortcuts make it less than the network's textbook count.
@@ -30,6 +32,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from measure import Case, Done, Floor, gemm_case, machine, profiles, results, table, take_turns
+from peer_r2dreamer import lacking
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -41,7 +44,7 @@ from dreamlab.run.driver import few_threads
 
 IMAGE = spaces.Dict({"image": spaces.Box(0, 255, (3, 64, 64), np.uint8)})
 ACTIONS = spaces.Discrete(6)
-FLOORS = {("12m", "torchrl"): 1 / 0.75, ("1m", "torchrl"): 1 / 0.6}
+FLOORS = {("12m", "torchrl"): 1 / 0.75, ("1m", "torchrl"): 1 / 0.6, ("12m", "r2dreamer"): 1 / 0.6}
 """how many times as fast as a peer's update ours is to be"""
 ACTING = {"12m": 250, "1m": 700}
 """steps a second with one environment on a CPU"""
@@ -145,8 +148,9 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str, peer
         return Done(1, each)
 
     floor = None
-    if "torchrl" in peers and (chosen.size, "torchrl") in FLOORS and chosen.agent == "dreamer-v3":
-        floor = Floor("torchrl_update", precision, FLOORS[chosen.size, "torchrl"])
+    held = next((name for name in peers if (chosen.size, name) in FLOORS), None)
+    if held:
+        floor = Floor(f"{held}_update", precision, FLOORS[chosen.size, held])
     gflop = counter.flops / 1e9
     yield Case("update", precision, f"update, {about}", "updates", "rows", update, gflop, floor)
     policy = agent.policy(explore=True)
@@ -208,6 +212,7 @@ def peer(name: str, python: str, chosen: argparse.Namespace, precision: str) -> 
     arguments = [
         *("--size", chosen.size, "--batch", str(chosen.batch), "--length", str(chosen.length)),
         *("--precision", precision, "--threads", str(chosen.threads)),
+        *(("--r2dreamer", chosen.r2dreamer) if name == "r2dreamer" else ()),
     ]
     with talk(name, python, f"peer_{name}.py", arguments) as (said, ask):
 
@@ -244,11 +249,29 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds")
     parser.add_argument("--seconds", type=float, default=0.5, help="a case is repeated within its turn for so long")
     parser.add_argument(
-        "--peer", action="append", default=[], metavar="NAME=PYTHON", help="torchrl or sheeprl, and its Python"
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="torchrl, sheeprl or r2dreamer, and its Python; with DreamerV3 only",
     )
+    parser.add_argument("--r2dreamer", metavar="FOLDER", help="a checkout of NM512/r2dreamer, for that peer")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there; - writes them alone to the output")
     parser.add_argument("--profile", action="store_true", help="then print each case's costliest operations")
     return parser.parse_args(argv)
+
+
+def refuse(chosen: argparse.Namespace, peers: Collection[str]) -> None:
+    """Raise a UserError where a peer cannot be compared with what is measured, or cannot be built."""
+    if peers and chosen.agent != "dreamer-v3":
+        raise UserError(f"every peer is a DreamerV3: type --agent dreamer-v3, or no --peer with --agent {chosen.agent}")
+    if "r2dreamer" in peers:
+        if not chosen.r2dreamer:
+            raise UserError(
+                "the peer wants both: --peer r2dreamer=PYTHON --r2dreamer FOLDER; peer_r2dreamer.py says how to make it"
+            )
+        if lack := lacking(chosen.r2dreamer):
+            raise UserError(f"--r2dreamer {chosen.r2dreamer}: no {lack}; give a checkout of NM512/r2dreamer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -261,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if len(peers) != len(chosen.peer):
             raise UserError(f"--peer takes NAME=PYTHON, got {' '.join(chosen.peer)}")
+        refuse(chosen, peers)
         computes = {p: prepare(chosen.device, p, chosen.compile, chosen.threads) for p in wanted}
         compute = computes[wanted[0]]
         with ExitStack() as stack:

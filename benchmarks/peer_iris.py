@@ -21,7 +21,6 @@ All in fp32, as the authors have it; on a GPU with TF32, which their version of 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +28,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from peer_protocol import serve
+from peer_protocol import commit, serve
 
 CASES = ("tokenizer", "dynamics", "imagination", "actor_critic")
 UNNEEDED = ("wandb", "gym", "torchvision", "PIL", "cv2", "psutil", "requests", "tqdm")
@@ -205,12 +204,6 @@ def episode() -> Any:
         ends=ends,
         mask_padding=torch.ones(ROWS, dtype=torch.bool),
     )
-
-
-def commit(folder: str) -> str:
-    """Which version of the checkout this is; nothing where git does not know it."""
-    asked = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

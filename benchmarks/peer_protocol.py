@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -17,15 +18,24 @@ from typing import Any
 import torch
 
 
-def options(about: str | None, sizes: Collection[str]) -> argparse.Namespace:
-    """What both sides are asked for."""
+def options(about: str | None, sizes: Collection[str], checkout: str | None = None) -> argparse.Namespace:
+    """What both sides are asked for, and the folder of a repository ``OWNER/NAME``, as ``--NAME``."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="12m", choices=list(sizes))
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="sequences")
     parser.add_argument("--length", type=int, default=32, metavar="N", help="steps of a sequence")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 takes all cores")
+    if checkout:
+        name = checkout.split("/")[1]
+        parser.add_argument(f"--{name}", required=True, metavar="FOLDER", help=f"a checkout of {checkout}")
     return parser.parse_args()
+
+
+def commit(folder: str) -> str:
+    """Which version of a checkout this is; nothing where git does not know it."""
+    asked = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def serve(

@@ -123,6 +123,30 @@ def test_the_dreamers_benchmark_counts_and_answers():
     assert found["update"]["gflop"] > 0.1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--agent", "dreamer-v1", "--peer", "torchrl=PYTHON"], "type --agent dreamer-v3"),
+        (["--agent", "dreamer-v2", "--peer", "sheeprl=PYTHON"], "type --agent dreamer-v3"),
+        (["--peer", "r2dreamer=PYTHON"], "--r2dreamer FOLDER"),
+        (["--peer", "r2dreamer=PYTHON", "--r2dreamer", "FOLDER"], "give a checkout of NM512/r2dreamer"),
+    ],
+)
+def test_a_peer_that_cannot_be_compared_is_refused(measure, tmp_path, capsys, arguments, said):
+    bench = importlib.import_module("dreamer")
+    assert bench.main([str(tmp_path) if a == "FOLDER" else a for a in arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_checkout_of_r2dreamer_is_known_by_its_files(measure, tmp_path):
+    peer = importlib.import_module("peer_r2dreamer")
+    for name in peer.NEEDED:
+        assert name in peer.lacking(str(tmp_path))
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert peer.lacking(str(tmp_path)) == ""
+
+
 @pytest.mark.slow
 def test_the_iris_benchmark_counts_and_answers():
     command = [sys.executable, str(BENCHMARKS / "iris.py"), "--tokenizer-batch", "1", "--dynamics-batch", "1"]
