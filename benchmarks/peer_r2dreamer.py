@@ -20,8 +20,8 @@ parameter, LaProp, and the latents written back. ``policy``: its ``act`` for one
 
 Of the checkout only the agent, the buffer and the agent's settings are used, with ``rep_loss=dreamer``: the variant
 that reconstructs images, as DreamerV3 does. Three things are not as it ships. Its update asks for fp16, which a CPU
-only emulates: here it is bf16 or nothing, and its ``act`` for bf16 is under autocast too. Its update is not compiled:
-it unrolls every step of a window, and torch.compile would take minutes. And torch and TorchRL are newer than it pins.
+only emulates: here it is bf16 or nothing, and its ``act`` for bf16 is under autocast too. Its update, which it
+compiles, is eager here: torch.compile was not tried. And torch and TorchRL are newer than it pins.
 
 It also takes a 16th step of imagination and drops what comes of it, where ours and the other peers take 15. With six
 actions it has 10,492,616 parameters for 12m and 686,456 for 1m, as many as ours.
