@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,8 @@ from dreamlab.core.errors import UserError, suggest, unknown
 from dreamlab.core.protocols import Phase
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dreamlab.core.types import Recorded
     from dreamlab.run.config import RunConfig
 
@@ -80,6 +83,36 @@ def refuse_lacking(agent: str, recorded: Recorded) -> None:
                 f"{agent} learns what actions lead to which rewards, and these recordings have no {what}; "
                 "world-models learns from pictures alone: dreamlab train world-models --agent.stages vision memory"
             )
+
+
+def take_parts(parts: Mapping[str, nn.Module], state: Mapping[str, Any]) -> list[str]:
+    """Let parts begin with the weights of another run's ``state_dict`` (``--from``), each whole or not at all.
+
+    Returns:
+        What became of each, in words.
+
+    Raises:
+        UserError: not one of them is there in the same sizes.
+    """
+    taken = [name for name, part in parts.items() if fits(part, state.get(name))]
+    if not taken:
+        raise UserError(
+            f"that run has none of this agent's parts in these sizes ({', '.join(parts)}): give --from a run of the "
+            "same agent, and this one the same sizes"
+        )
+    for name in taken:
+        parts[name].load_state_dict(state[name])
+    return [name if name in taken else f"{name} anew, as it does not fit" for name in parts]
+
+
+def fits(part: nn.Module, weights: Mapping[str, Any] | None) -> bool:
+    """Whether these are a part's weights, by their names and shapes."""
+    own = part.state_dict()
+    return (
+        weights is not None
+        and own.keys() == weights.keys()
+        and all(tuple(own[name].shape) == tuple(value.shape) for name, value in weights.items())
+    )
 
 
 def names() -> list[str]:

@@ -31,7 +31,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dreamlab.agents import Footprint, refuse_lacking
+from dreamlab.agents import Footprint, refuse_lacking, take_parts
 from dreamlab.core.errors import UserError
 from dreamlab.core.lazy import lazy
 from dreamlab.core.protocols import Experience, Phase, Policy
@@ -585,3 +585,11 @@ class DreamerV1:
             optim.load_optimizer(optimizer, state["optimizers"][name])
         self.windows.load_state_dict(state["learning"]["windows"])
         self.updates = int(state["learning"]["updates"])
+
+    def load_parts(self, state: Mapping[str, Any]) -> list[str]:
+        """Begin with another run's weights (``--from``), and with nothing else of it. Returns what became of each part.
+
+        Raises:
+            UserError: not one part is there in the same sizes.
+        """
+        return take_parts(self.parts, state)

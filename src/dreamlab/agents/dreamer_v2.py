@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dreamlab.agents import Footprint, refuse_lacking
+from dreamlab.agents import Footprint, refuse_lacking, take_parts
 from dreamlab.agents.random import Uniform
 from dreamlab.core.errors import UserError
 from dreamlab.core.lazy import lazy
@@ -632,6 +632,14 @@ class DreamerV2:
             optim.load_optimizer(optimizer, state["optimizers"][name])
         self.updates = int(state["learning"]["updates"])
         self.windows.load_state_dict(state["learning"]["windows"])
+
+    def load_parts(self, state: Mapping[str, Any]) -> list[str]:
+        """Begin with another run's weights (``--from``), and with nothing else of it. Returns what became of each part.
+
+        Raises:
+            UserError: not one part is there in the same sizes.
+        """
+        return take_parts(self.parts, state)
 
 
 def pieces(batch: Batch, streams: int) -> Batch:

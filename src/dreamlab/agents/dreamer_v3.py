@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dreamlab.agents import Footprint, refuse_lacking
+from dreamlab.agents import Footprint, refuse_lacking, take_parts
 from dreamlab.core.errors import UserError
 from dreamlab.core.lazy import lazy
 from dreamlab.core.protocols import Experience, Phase, Policy
@@ -640,6 +640,14 @@ class DreamerV3:
         self.range.ends.copy_(torch.as_tensor(kept["range"]))
         self.windows.load_state_dict(kept["windows"])
         self.fresh = None if kept["rows"] is None else (kept["rows"], dict(kept["fresh"]))
+
+    def load_parts(self, state: Mapping[str, Any]) -> list[str]:
+        """Begin with another run's weights (``--from``), and with nothing else of it. Returns what became of each part.
+
+        Raises:
+            UserError: not one part is there in the same sizes.
+        """
+        return take_parts(self.parts, state)
 
 
 def cut(batch: Batch) -> Batch:

@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from dreamlab.agents import fits
 from dreamlab.agents.world_models import reports
 from dreamlab.agents.world_models.acting import COLLECTORS
 from dreamlab.agents.world_models.actions import actions_for
@@ -356,6 +357,9 @@ class WorldModelsAgent:
                 raise UserError(
                     f"cannot take {name!r} from that run; it has trained: {', '.join(sorted(have)) or 'nothing'}"
                 )
+            if name in trained and name in self.parts and not fits(self.parts[name], state[name]):
+                words.append(f"{name} anew, as it does not fit")
+                continue
             try:
                 take = self.behaviour.take if name == "controller" else self.parts[name].load_state_dict
                 take(state[name])
