@@ -8,7 +8,8 @@ python benchmarks/dreamer.py [--agent dreamer-v3] [--size 12m] [--batch 8] [--le
 imagination from every state, actor, critic, replay value, slow critic, optimiser. ``policy``: one observation of one
 environment to one action. Cases take turns, A B C A B C; shares and ratios are medians over the rounds. A peer runs in
 an environment of its own (the scripts peer_*.py say how to make it) and waits for its turn in a process of its own.
-Every peer is a DreamerV3. Our update's floor is set against the first peer named that has one.
+DreamerV3 has all three peers, DreamerV1 and V2 have sheeprl. Our update's floor is set against the first peer named
+that has one; V1's and V2's have none.
 
 Arithmetic is what our update really multiplies, as torch's own counter sees it: the decoder's and the first
 convolution's shortcuts make it less than the network's textbook count.
@@ -44,6 +45,12 @@ from dreamlab.run.driver import few_threads
 
 IMAGE = spaces.Dict({"image": spaces.Box(0, 255, (3, 64, 64), np.uint8)})
 ACTIONS = spaces.Discrete(6)
+PEERS = {
+    "dreamer-v1": ("sheeprl",),
+    "dreamer-v2": ("sheeprl",),
+    "dreamer-v3": ("torchrl", "sheeprl", "r2dreamer"),
+}
+"""who else has an agent"""
 FLOORS = {("12m", "torchrl"): 1 / 0.75, ("1m", "torchrl"): 1 / 0.6, ("12m", "r2dreamer"): 1 / 0.6}
 """how many times as fast as a peer's update ours is to be"""
 ACTING = {"12m": 250, "1m": 700}
@@ -210,8 +217,10 @@ def talk(name: str, python: str, script: str, arguments: Sequence[str]) -> Itera
 def peer(name: str, python: str, chosen: argparse.Namespace, precision: str) -> Iterator[list[Case]]:
     """A peer's update and policy step, in a process of its own that waits for its turns."""
     arguments = [
-        *("--size", chosen.size, "--batch", str(chosen.batch), "--length", str(chosen.length)),
+        *("--batch", str(chosen.batch), "--length", str(chosen.length)),
+        *(("--size", chosen.size) if chosen.agent == "dreamer-v3" else ()),
         *("--precision", precision, "--threads", str(chosen.threads)),
+        *(("--agent", chosen.agent) if name == "sheeprl" else ()),
         *(("--r2dreamer", chosen.r2dreamer) if name == "r2dreamer" else ()),
     ]
     with talk(name, python, f"peer_{name}.py", arguments) as (said, ask):
@@ -253,7 +262,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=PYTHON",
-        help="torchrl, sheeprl or r2dreamer, and its Python; with DreamerV3 only",
+        help="torchrl, sheeprl or r2dreamer, and its Python; with DreamerV1 and V2 sheeprl only",
     )
     parser.add_argument("--r2dreamer", metavar="FOLDER", help="a checkout of NM512/r2dreamer, for that peer")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there; - writes them alone to the output")
@@ -263,8 +272,12 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def refuse(chosen: argparse.Namespace, peers: Collection[str]) -> None:
     """Raise a UserError where a peer cannot be compared with what is measured, or cannot be built."""
-    if peers and chosen.agent != "dreamer-v3":
-        raise UserError(f"every peer is a DreamerV3: type --agent dreamer-v3, or no --peer with --agent {chosen.agent}")
+    here = PEERS[chosen.agent]
+    for name in peers:
+        if name not in here:
+            raise UserError(
+                f"--peer {name}: {chosen.agent} has no such peer; type --peer {'=PYTHON or --peer '.join(here)}=PYTHON"
+            )
     if "r2dreamer" in peers:
         if not chosen.r2dreamer:
             raise UserError(
@@ -302,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(" · ".join(f"{name} {value}" for name, value in found["machine"].items()))
     for line in table(found["cases"]):
         say(line)
-    for line in ratios(found["cases"], peers, chosen.size):
+    for line in ratios(found["cases"], peers, chosen.size if chosen.agent == "dreamer-v3" else ""):
         say(line)
     if chosen.profile:
         for line in profiles([case for case in todo if case.name == "update"], compute.device, 20):
@@ -314,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ratios(records: Sequence[dict[str, Any]], peers: Collection[str], size: str) -> Iterator[str]:
-    """Our time as a multiple of each peer's, and what is asked of acting."""
+    """Our time as a multiple of each peer's, and what is asked of acting at a size of DreamerV3."""
     times = {(r["name"], r["precision"]): r["ms"]["median"] for r in records}
     for (name, precision), ms in times.items():
         if name == "policy" and size in ACTING:

@@ -18,10 +18,20 @@ from typing import Any
 import torch
 
 
-def options(about: str | None, sizes: Collection[str], checkout: str | None = None) -> argparse.Namespace:
-    """What both sides are asked for, and the folder of a repository ``OWNER/NAME``, as ``--NAME``."""
+def options(
+    about: str | None, sizes: Collection[str], checkout: str | None = None, agents: Collection[str] = ()
+) -> argparse.Namespace:
+    """What both sides are asked for.
+
+    Args:
+        sizes: of DreamerV3.
+        checkout: a repository ``OWNER/NAME`` whose folder is given as ``--NAME``.
+        agents: where there are others than DreamerV3.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="12m", choices=list(sizes))
+    if agents:
+        parser.add_argument("--agent", default="dreamer-v3", choices=list(agents))
+    parser.add_argument("--size", default="12m", choices=list(sizes), help="of DreamerV3")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="sequences")
     parser.add_argument("--length", type=int, default=32, metavar="N", help="steps of a sequence")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])

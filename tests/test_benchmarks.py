@@ -126,8 +126,9 @@ def test_the_dreamers_benchmark_counts_and_answers():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--agent", "dreamer-v1", "--peer", "torchrl=PYTHON"], "type --agent dreamer-v3"),
-        (["--agent", "dreamer-v2", "--peer", "sheeprl=PYTHON"], "type --agent dreamer-v3"),
+        (["--agent", "dreamer-v1", "--peer", "torchrl=PYTHON"], "type --peer sheeprl=PYTHON"),
+        (["--agent", "dreamer-v2", "--peer", "r2dreamer=PYTHON"], "type --peer sheeprl=PYTHON"),
+        (["--peer", "iris=PYTHON"], "--peer torchrl=PYTHON or --peer sheeprl=PYTHON or --peer r2dreamer=PYTHON"),
         (["--peer", "r2dreamer=PYTHON"], "--r2dreamer FOLDER"),
         (["--peer", "r2dreamer=PYTHON", "--r2dreamer", "FOLDER"], "give a checkout of NM512/r2dreamer"),
     ],
@@ -136,6 +137,12 @@ def test_a_peer_that_cannot_be_compared_is_refused(measure, tmp_path, capsys, ar
     bench = importlib.import_module("dreamer")
     assert bench.main([str(tmp_path) if a == "FOLDER" else a for a in arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", ["dreamer-v1", "dreamer-v2", "dreamer-v3"])
+def test_every_dreamer_has_a_peer_in_sheeprl(measure, agent):
+    bench = importlib.import_module("dreamer")
+    bench.refuse(bench.options(["--agent", agent, "--peer", "sheeprl=PYTHON"]), ["sheeprl"])
 
 
 def test_a_checkout_of_r2dreamer_is_known_by_its_files(measure, tmp_path):
