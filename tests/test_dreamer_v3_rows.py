@@ -114,7 +114,7 @@ def given(model, noise, monkeypatch):
 
 @pytest.mark.parametrize("act", ACTS)
 def test_a_window_is_observed_as_its_episode_is_from_the_first_row_on(act, monkeypatch):
-    """Wherever it begins: the h in its first row stands for all that was seen before. Without it nothing does."""
+    """Wherever it begins: the h in its first row stands for all that was seen before, which is forgotten without it."""
     agent, table = shaken(build(act)), Table(act)
     model = agent.model
     noise = model.dynamics.latents.noise(2, table.stop, device=CPU)
