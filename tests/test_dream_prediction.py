@@ -181,6 +181,18 @@ def test_films_show_the_same_frames():
     np.testing.assert_array_equal(noisy.dream, films(Walk(noise=0.5), batch, c, seed=1)[0].dream)
 
 
+def test_it_is_said_which_windows_begin_with_a_stored_state():
+    class Remembering(Walk):
+        def remembers(self, batch):
+            return batch.extras["kept"][:, 0]
+
+    kept = torch.tensor([True, False, True, True])[:, None].expand(4, 9)
+    batch = windows(4, 9, ends=[99, 5, 1, 99])._replace(extras={"kept": kept})
+    assert [f.remembered for f in films(Remembering(), batch, 3)] == [True, False, True]  # the third is too short
+    assert prediction_error(Remembering(), [batch], 3, 6)["remembered"] == 0.75
+    assert "remembered" not in prediction_error(Walk(), [batch], 3, 6)
+
+
 def test_only_pictures_are_filmed():
     with pytest.raises(UserError, match="images"):
         films(Walk(images=False), windows(2, 8), 3)

@@ -16,7 +16,8 @@ from dreamlab import agents
 from dreamlab.agents import dreamer_v3
 from dreamlab.core.imagination import leaves
 from dreamlab.core.sampling import StreamWindows
-from dreamlab.nn import acting
+from dreamlab.dream.prediction import map_batch
+from dreamlab.nn import world_model
 from dreamlab.run.trainer import Stopped
 
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def test_learning_finds_the_states_that_the_policy_left_in_the_rows(act, monkeyp
     rows = act_through(agent, table, noise, monkeypatch)
 
     monkeypatch.setattr(z, "noise", lambda *lead, device: noise)
-    whole = acting.packed(model, model.observe(rows))
+    whole = world_model.packed(model, model.observe(rows))
     torch.testing.assert_close(whole["deter"], rows.extras["deter"], rtol=0, atol=2e-3)
     assert torch.equal(whole["stoch"], rows.extras["stoch"])
 
@@ -81,7 +82,7 @@ def test_an_update_s_states_are_where_the_next_window_over_them_begins(monkeypat
     assert rows[:, 2].tolist() == [14, 15]
     agent.learn(table)
     batch, act, start = seen[1]
-    torch.testing.assert_close(start, acting.unpacked(agent.model, {k: v[:, 2] for k, v in fresh.items()}, 2, CPU))
+    torch.testing.assert_close(start, world_model.unpacked(agent.model, {k: v[:, 2] for k, v in fresh.items()}, 2, CPU))
     assert batch.rows[:, 0].tolist() == [16, 17]
     assert torch.equal(act, table.gather(np.arange(14, 26).reshape(-1, 2).T).act)  # chosen in the row before each
     agent.learn(table)
@@ -100,6 +101,79 @@ def test_states_of_rows_that_the_ring_dropped_are_not_written():
     assert not left.all()
     assert torch.equal(table.columns["stoch"][torch.as_tensor(rows)[left]], fresh["stoch"][left])
     assert (table.columns["stoch"][:8] == 0).all()
+
+
+# ---- windows that are looked at
+
+
+def given(model, noise, monkeypatch):
+    """Have the model observe rows (B, T) with this noise (B, T, ...): at once, or the first row and then the rest."""
+    drawn = lambda *lead, device: noise[:, :1] if lead[1] == 1 else noise[:, -lead[1] :]  # noqa: E731
+    monkeypatch.setattr(model.dynamics.latents, "noise", drawn)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_window_is_observed_as_its_episode_is_from_the_first_row_on(act, monkeypatch):
+    """Wherever it begins: the h in its first row stands for all that was seen before, which is forgotten without it."""
+    agent, table = shaken(build(act)), Table(act)
+    model = agent.model
+    noise = model.dynamics.latents.noise(2, table.stop, device=CPU)
+    rows = act_through(agent, table, noise, monkeypatch)
+    given(model, noise, monkeypatch)
+    whole, within = model.observe(rows._replace(extras={})), 0
+    for begin in range(table.stop - 6):
+        batch = table.window(begin)
+        given(model, noise[:, begin : begin + 6], monkeypatch)
+        found, empty = model.observe(batch), model.observe(batch._replace(extras={}))
+        torch.testing.assert_close(found.deter, whole.deter[:, begin : begin + 6], rtol=0, atol=5e-3)
+        assert torch.equal(found.stoch, whole.stoch[:, begin : begin + 6])
+        known = model.remembers(batch)
+        assert torch.equal(known, ~batch.is_first[:, 0])
+        torch.testing.assert_close(empty.deter[~known], found.deter[~known])
+        assert ((empty.deter - found.deter)[known, 0].abs().amax(-1) > 0.05).all()
+        within += int(known.sum())
+    assert within > 20
+
+
+def test_what_is_stored_at_an_episode_s_first_row_or_was_never_written_changes_nothing(monkeypatch):
+    """Beside a window that does begin with a stored state, too; one row alone is enough."""
+    agent, table = shaken(build()), Table()
+    model, first = agent.model, table.columns["is_first"].view(-1, 2)
+    both = int((first.all(1) & (torch.arange(40) < 30)).nonzero()[-1])
+    mixed = int((first[:30, 0] & ~first[:30, 1]).nonzero()[0])
+
+    def from_nothing(batch):
+        torch.manual_seed(3)
+        act, embed = world_model.led_to(model.actions.seen(batch.act)), model.encoder(batch.obs)
+        return model.dynamics.observe(embed, act, batch.is_first, model.dynamics.initial(2, CPU)).state
+
+    def observed(batch):
+        torch.manual_seed(3)
+        return model.observe(batch)
+
+    def beside(batch, *deter):
+        columns = {"deter": torch.zeros(2, 6, 32).half(), "stoch": torch.zeros(2, 6, 3, dtype=torch.uint8)}
+        for row, value in enumerate(deter):
+            columns["deter"][row, 0] = value
+        return batch._replace(extras=columns)
+
+    within = int((~first.any(1)).nonzero()[0])
+    for begin, *stored in ((both, 0.9, -0.9), (mixed, 0.9, 0), (within, 0, 0)):
+        batch = table.window(begin)
+        for want, plain, found in zip(
+            from_nothing(batch), observed(batch), observed(beside(batch, *stored)), strict=True
+        ):
+            assert torch.equal(plain, want)
+            assert torch.equal(found, want)
+
+    batch = table.window(mixed)
+    given(model, model.dynamics.latents.noise(2, 6, device=CPU), monkeypatch)
+    plain, found = model.observe(batch), model.observe(beside(batch, 0.9, 0.5))
+    assert model.remembers(beside(batch, 0.9, 0.5)).tolist() == [False, True]
+    torch.testing.assert_close(found.deter[0], plain.deter[0])
+    assert (found.deter[1, 0] == 0.5).all()
+    short = model.observe(map_batch(beside(batch, 0.9, 0.5), lambda x: x[:, :1]))
+    assert torch.equal(short.deter, found.deter[:, :1])
 
 
 def test_an_evaluated_policy_leaves_nothing_in_rows_and_may_take_the_likeliest():

@@ -507,12 +507,11 @@ class DreamerV3:
         if self.fresh is not None:  # not before: this waits for the last update
             rows, columns = self.fresh
             experience.annotate(held(rows, experience), **columns)
-        before = experience.gather(ids[:, :1], obs=()).extras
-        start = acting.unpacked(self.model, {k: v[:, 0] for k, v in before.items()}, len(ids), batch.rew.device)
+        start = world_model.stored(self.model, experience.gather(ids[:, :1], obs=()))
         act = self.model.actions.seen(batch.act)[:, :-1]  # led_to: what was chosen a row before
         batch = cut(world_model.later(batch))
         states, metrics = self._update(batch, act, start)
-        self.fresh = (ids[:, 1:], acting.packed(self.model, states))
+        self.fresh = (ids[:, 1:], world_model.packed(self.model, states))
         return metrics
 
     def update(self, batch: Batch, act: Tensor, start: rssm.State) -> tuple[rssm.State, Metrics]:

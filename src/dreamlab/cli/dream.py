@@ -21,6 +21,8 @@ MEASURED = 128
 """windows over which the error is measured"""
 SHOWN = (1, 5, 10, 15, 20, 30, 50, 100)
 """horizons of the printed table"""
+STORED = "stored state"
+"""beside a filmed window whose context begins with one, not with an empty state"""
 
 
 ABOUT = "film a run's dreams beside reality, and measure their error by horizon"
@@ -112,6 +114,8 @@ def dream(
     write_json(folder / f"{name}.json", error)
     for line in table(error):
         say(line)
+    if "remembered" in error:
+        say(f"{error['remembered']:.0%} of the windows begin in the middle of an episode with the state stored there")
     path = folder / f"{name}.mp4" if count and "image" in opened.obs_space.spaces else None
     if path is not None:
         film(path, opened, batches, context, temperature, count, seed)
@@ -158,7 +162,7 @@ def windows(opened: Opened, context: int, horizon: int, count: int, seed: int) -
 def film(
     path: Path, opened: Opened, batches: Sequence[Batch], context: int, temperature: float, count: int, seed: int
 ) -> None:
-    """Real | reconstruction | dream | difference, one row a window."""
+    """Real | reconstruction | dream | difference, one row a window; said of each that begins with a stored state."""
     from dreamlab.core.pictures import to_rgb
     from dreamlab.dream.film import films
     from dreamlab.logs.video import tile, write_mp4
@@ -168,8 +172,9 @@ def film(
     rows = [[to_rgb(part) for part in (s.real, s.reconstruction, s.dream, s.difference)] for s in shots]
     labels = ("reality", "reconstruction", "dream", "difference")
     title = f"{opened.spec.agent} · {opened.spec.env.id} · temperature {temperature:g}"
+    names = [STORED if s.remembered else "" for s in shots] if any(s.remembered for s in shots) else ()
     scale = max(1, 128 // rows[0][0].shape[1])
-    write_mp4(path, tile(rows, labels, scale, title=title, context=context), fps=12)
+    write_mp4(path, tile(rows, labels, scale, title=title, names=names, context=context), fps=12)
 
 
 def table(error: dict[str, Any]) -> list[str]:

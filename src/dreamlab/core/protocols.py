@@ -42,7 +42,10 @@ class WorldModel(Protocol):
     """Observes experience, imagines on from a state, predicts what is seen there."""
 
     def observe(self, batch: Batch) -> State:
-        """Latents (B, T) of a batch: small, may be stored in rows."""
+        """Latents (B, T) of a batch: small, may be stored in rows.
+
+        A window that begins within an episode begins with an empty memory, unless ``extras`` hold what is remembered.
+        """
         ...
 
     def begin(self, latent: State) -> State:

@@ -13,7 +13,7 @@ from dreamlab.core.protocols import WorldModel
 from dreamlab.core.seeds import forked
 from dreamlab.core.types import Batch
 from dreamlab.dream.env import pixels
-from dreamlab.dream.prediction import map_batch, reached
+from dreamlab.dream.prediction import map_batch, reached, remembered
 
 
 class Film(NamedTuple):
@@ -29,6 +29,8 @@ class Film(NamedTuple):
     """(T, C, h, w) |real - dream|: black where they agree"""
     context: int
     """frames that the model saw"""
+    remembered: bool
+    """whether it saw them with a stored state in mind; else with an empty one, as at an episode's first row"""
 
 
 def films(model: WorldModel, batch: Batch, context: int, temperature: float = 1.0, seed: int = 0) -> list[Film]:
@@ -51,9 +53,10 @@ def films(model: WorldModel, batch: Batch, context: int, temperature: float = 1.
     reconstruction = pixels(seen["image"])
     dream = np.concatenate([reconstruction[:, :context], pixels(dreamt["image"])], 1)
     difference = np.abs(real.astype(np.int16) - dream).astype(np.uint8)
+    known = remembered(model, batch).tolist()
     lengths = context + reached(batch, context).sum(1).cpu().numpy()
     return [
-        Film(real[i, :n], reconstruction[i, :n], dream[i, :n], difference[i, :n], context)
+        Film(real[i, :n], reconstruction[i, :n], dream[i, :n], difference[i, :n], context, known[i])
         for i, n in enumerate(lengths)
         if n > context
     ]

@@ -8,8 +8,9 @@
     horizon                  1    2   ...   H             horizon k predicts row c-1+k
 
 The model observes the context, imagines on with the real actions, and what it predicts is compared with
-what was seen. Beside it stand two baselines that cost nothing: the last frame of the context repeated, and
-the mean frame of the data. A window counts up to the end of its episode and never across it.
+what was seen. A context in the middle of an episode begins with the state that the agent stored there
+(``remembered``), or with an empty one. Beside it stand two baselines that cost nothing: the last frame of the
+context repeated, and the mean frame of the data. A window counts up to the end of its episode and never across it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def prediction_error(
         ``latent`` with the mean squared error of ``model`` and ``repeat_last`` where the model offers
         ``compare(latent) -> Tensor (N, D)``, the coordinates in which an imagined latent (N,) and an
         observed one may be compared; ``reward_mae`` and ``continue_accuracy`` where predicted. A horizon
-        that no window reaches is None.
+        that no window reaches is None. ``remembered``, where it is not 0, is the share of the windows that begin
+        with a stored state.
 
     Raises:
         UserError: windows too short, none with a row after its context, or nothing to compare.
@@ -75,7 +77,14 @@ def prediction_error(
             _score(model, batch, context, key, mean, temperature, samples, table)
     if not any(table.counts["model/mse"]):
         raise UserError(f"no episode in the data goes on for even one step after a context of {context}")
-    return table.result()
+    share = float(torch.cat([remembered(model, batch) for batch in windows]).float().mean())
+    return table.result() | ({"remembered": share} if share else {})
+
+
+def remembered(model: WorldModel, batch: Batch) -> Tensor:
+    """(B,) bool: which windows begin with a stored state, where the model offers ``remembers(batch)``."""
+    remembers = getattr(model, "remembers", None)
+    return torch.zeros_like(batch.is_first[:, 0]) if remembers is None else remembers(batch)
 
 
 def _score(

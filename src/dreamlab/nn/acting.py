@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dreamlab.nn.rssm import State
 from dreamlab.nn.traced import Traced
-from dreamlab.nn.world_model import RecurrentModel
+from dreamlab.nn.world_model import COLUMNS, RecurrentModel, packed
 
 if TYPE_CHECKING:
     from dreamlab.core.types import Obs
@@ -87,19 +87,3 @@ class Acting:
         """The state where somebody else chose: ``obs`` was seen and ``act`` (N, A), as rows hold it, was done."""
         _, deter, stoch, *_ = self.look(is_first, state.act, *state.state, *(obs[key] for key in self.keys))
         return Remembered(State(deter, stoch), self.model.actions.seen(act))
-
-
-COLUMNS = ("deter", "stoch")
-"""beside rows, where states are stored"""
-
-
-def packed(model: RecurrentModel, state: State) -> dict[str, Tensor]:
-    """A state as columns of rows: h in half precision (it lies in [-1, 1]), z as its latents pack it."""
-    return {"deter": state.deter.half(), "stoch": model.dynamics.latents.pack(state.stoch)}
-
-
-def unpacked(model: RecurrentModel, columns: Mapping[str, Tensor], n: int, device: torch.device) -> State:
-    """The states (N, ...) that columns hold, or zeros where there are none yet."""
-    if "deter" not in columns:
-        return model.dynamics.initial(n, device)
-    return State(columns["deter"].float(), model.dynamics.latents.unpack(columns["stoch"]))

@@ -131,6 +131,10 @@ class RSSM(nn.Module):
         keep = (~is_first).unsqueeze(-1).to(dtype)  # (N, 1)
         h, z = (x * keep.to(x.dtype) for x in state)
         h = self.cell.begin(dtype)(h, z, self.cell.acts(act.to(dtype), keep))  # (N, D)
+        return self.see(h, embed)
+
+    def see(self, h: Float[Tensor, "N D"], embed: Float[Tensor, "N E"]) -> State:
+        """The posterior state (N, ...) where h is known already: what is seen decides z."""
         raw = self.post(h, embed)
         noise = self.latents.noise(len(h), 1, device=h.device)[:, 0]  # as many numbers as a window of one draws
         return State(h, self.latents.draw(raw, noise))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamlab.core.inside import View
@@ -54,10 +54,21 @@ class RecurrentModel(nn.Module):
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> State:
-        """Posterior states (N, T, ...) of rows, from a state of zeros on."""
+        """Posterior states (N, T, ...) of rows, each window from the h in its first row on where it ``remembers``
+        one, else from a state of zeros.
+        """
         act = led_to(self.actions.seen(batch.act))
-        start = self.dynamics.initial(len(act), act.device)
-        return self.dynamics.observe(self.encoder(batch.obs), act, batch.is_first, start).state
+        start, known = self.dynamics.initial(len(act), act.device), self.remembers(batch)
+        if not known.any():
+            return self.dynamics.observe(self.encoder(batch.obs), act, batch.is_first, start).state
+        embed = self.encoder({k: v[:, :1] for k, v in batch.obs.items()}).squeeze(1)  # (N, E)
+        fresh = self.dynamics.obs_step(embed, act[:, 0], batch.is_first[:, 0], start).deter
+        h = torch.where(known.unsqueeze(-1), stored(self, batch).deter, fresh)
+        return self.observe_after(self.dynamics.see(h, embed), batch)  # z is of what is seen, not what was stored
+
+    def remembers(self, batch: Batch) -> Bool[Tensor, " N"]:
+        """Windows (N, T) that begin within an episode, at a row with the state that was once reached there."""
+        return stored(self, batch).deter.any(-1) & ~batch.is_first[:, 0]  # zeros: nobody wrote it
 
     @torch.no_grad()
     def observe_after(self, before: State, batch: Batch) -> State:
@@ -112,6 +123,32 @@ class RecurrentModel(nn.Module):
     def compare(self, latent: State) -> Float[Tensor, "*batch D"]:
         """h: what is seen changes it only by way of z, so imagined and observed ones may be compared."""
         return latent.deter
+
+
+# ---- states beside rows
+
+COLUMNS = ("deter", "stoch")
+"""their names, where an agent stores them"""
+
+
+def packed(model: RecurrentModel, state: State) -> dict[str, Tensor]:
+    """A state as columns of rows: h in half precision (it lies in [-1, 1]), z as its latents pack it."""
+    return {"deter": state.deter.half(), "stoch": model.dynamics.latents.pack(state.stoch)}
+
+
+def unpacked(model: RecurrentModel, columns: Mapping[str, Tensor], n: int, device: torch.device) -> State:
+    """The states (N, ...) that columns hold, or zeros where there are none yet."""
+    if "deter" not in columns:
+        return model.dynamics.initial(n, device)
+    return State(columns["deter"].float(), model.dynamics.latents.unpack(columns["stoch"]))
+
+
+def stored(model: RecurrentModel, batch: Batch) -> State:
+    """The states (N, ...) beside the first row of each window."""
+    return unpacked(model, {k: v[:, 0] for k, v in batch.extras.items()}, len(batch.rew), batch.rew.device)
+
+
+# ---- rows
 
 
 def led_to(act: Float[Tensor, "N T A"]) -> Float[Tensor, "N T A"]:
