@@ -63,13 +63,13 @@ def serve(
     torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
     cases = build(chosen)
     about = {
+        **vars(chosen),
         "peer": peer,
         "version": version,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "tuned": "MALLOC_TOP_PAD_" in os.environ,
         "parameters": cases.parameters,
-        **vars(chosen),
     }
     print(json.dumps(about), file=answers, flush=True)
     for line in sys.stdin:

@@ -172,6 +172,8 @@ def test_what_is_stored_at_an_episode_s_first_row_or_was_never_written_changes_n
     assert model.remembers(beside(batch, 0.9, 0.5)).tolist() == [False, True]
     torch.testing.assert_close(found.deter[0], plain.deter[0])
     assert (found.deter[1, 0] == 0.5).all()
+    wide = beside(batch)._replace(extras={"deter": torch.ones(2, 6, 7).half()})  # of a model of another size
+    torch.testing.assert_close(model.observe(wide).deter, plain.deter)
     short = model.observe(map_batch(beside(batch, 0.9, 0.5), lambda x: x[:, :1]))
     assert torch.equal(short.deter, found.deter[:, :1])
 

@@ -48,6 +48,18 @@ def test_every_part_begins_with_the_other_runs_weights_and_the_rest_is_its_own(n
     assert same(there["actor"], held(source)["actor"])
 
 
+def test_the_range_of_returns_comes_along_where_all_parts_do():
+    """A critic that was trained says large numbers at once, and a range that began at 0 would divide them by 1."""
+    source, agent, wider = (build("dreamer-v3", seed, actions) for seed, actions in ((1, 3), (2, 3), (3, 4)))
+    for _ in range(3):
+        source.range(torch.linspace(-100, 100, 50))
+    assert source.range.scale > 1
+    agent.load_parts(source.state_dict())
+    assert torch.equal(agent.range.ends, source.range.ends)
+    wider.load_parts(source.state_dict())
+    assert not wider.range.ends.any()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_another_size_stays_exactly_as_it_began(name):
     source, agent = build(name, seed=1, actions=3), build(name, seed=2, actions=4)
@@ -65,6 +77,17 @@ def test_where_nothing_fits_it_says_so():
     other = build("dreamer-v3", seed=1, deter=32, units=16, depth=8, groups=2)
     with pytest.raises(UserError, match=r"none of this agent's parts in these sizes \(encoder, dynamics"):
         build("dreamer-v3", seed=2).load_parts(other.state_dict())
+
+
+def test_another_agents_run_is_refused_by_its_name(tmp_path, capsys):
+    smoke = ("--env", "tiny/Catch", "--preset", "smoke", "--threads", "1")
+    assert main(["train", "random", "--env", "tiny/Catch", "--steps", "50", "--run", str(tmp_path / "r")]) == 0
+    capsys.readouterr()
+    assert main(["train", "dreamer-v3", *smoke, "--from", str(tmp_path / "r"), "--run", str(tmp_path / "a")]) == 2
+    assert "is a run of random, whose parts are not those of dreamer-v3" in capsys.readouterr().err
+    assert main(["train", "iris", *smoke, "--from", str(tmp_path / "r"), "--run", str(tmp_path / "b")]) == 2
+    assert "this agent cannot take parts from another run: leave out --from" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "config.yaml").exists()
 
 
 def test_a_run_goes_on_in_another_folder_with_other_settings(tmp_path, capsys):

@@ -272,7 +272,7 @@ def test_parts_are_taken_from_a_published_model(tmp_path: Path):
     spec = dataclasses.replace(opened.spec, run=dataclasses.replace(opened.spec.run, seed=1))
     module = agents.load(spec.agent)
     fresh = session.make_agent(spec, module, opened.obs_space, opened.act_space, opened.compute)
-    assert f"from {model} (step {opened.step}): vision, memory" in take_parts(fresh, model)
+    assert f"from {model} (step {opened.step}): vision, memory" in take_parts(fresh, "world-models", model)
     one, two = (agent.parts["vision"].state_dict() for agent in (opened.agent, fresh))
     assert all(torch.equal(one[key], two[key]) for key in one)
 

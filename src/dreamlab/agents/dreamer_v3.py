@@ -641,12 +641,17 @@ class DreamerV3:
         self.fresh = None if kept["rows"] is None else (kept["rows"], dict(kept["fresh"]))
 
     def load_parts(self, state: Mapping[str, Any]) -> list[str]:
-        """Begin with another run's weights (``--from``), and with nothing else of it. Returns what became of each part.
+        """Begin with another run's weights (``--from``). Returns what became of each part.
+
+        Where all fit the returns' range comes too: a trained critic's advantages are not to be divided by 1 at first.
 
         Raises:
             UserError: not one part is there in the same sizes.
         """
-        return take_parts(self.parts, state)
+        words = take_parts(self.parts, state)
+        if words == list(self.parts) and "learning" in state:  # what was published has none
+            self.range.ends.copy_(torch.as_tensor(state["learning"]["range"]))
+        return words
 
 
 def cut(batch: Batch) -> Batch:

@@ -137,12 +137,18 @@ def plan(
         recorded: the recordings that it learns from.
 
     Raises:
-        UserError: the agent cannot be built for this environment, or cannot learn from these recordings.
+        UserError: the agent cannot be built for this environment, cannot learn from these recordings, or takes no
+            parts of another run where it is to.
     """
     module = agents.load(spec.agent)
     obs_space, act_space = spaces or envs.spaces_of(spec.env)
     agent = imagined(module, spec, obs_space, act_space)
     refuse_unable(agent, spec, recorded)
+    if spec.source is not None and not hasattr(agent, "load_parts"):
+        raise UserError(
+            f"this agent cannot take parts from another run: leave out --from {spec.source}; world-models and the "
+            "Dreamers can"
+        )
     recipe = tuple(phases if phases is not None else _recipe(spec, module, recorded))
     counts, parameters = count(agent.parts), count(agent.parts, but=getattr(agent, "copies", ()))
     copies = {name: n for name, n in counts.items() if name not in parameters}

@@ -105,7 +105,7 @@ def train(spec: Spec, say: Callable[[str], None] = print) -> int:
         if words := getattr(agent, "protocol", None):
             say("  scores say: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in words.items()))
         if spec.source is not None and not Checkpoints(folder).steps():
-            say(take_parts(agent, spec.source))
+            say(take_parts(agent, spec.agent, spec.source))
         recorded.refuse_unable(agent, spec, recorded.told(material, spec.env))
         experience = session.make_experience(spec, folder, obs_space, act_space, compute)
         with session.failure_noted(folder):
@@ -219,22 +219,33 @@ def headline(spec: Spec) -> str:
     return f"{spec.agent} on {spec.env.id} · {spec.said}"
 
 
-def take_parts(agent: Any, source: Path) -> str:
-    """Give an agent the trained parts of another run (``--from``). Returns a word about it."""
+def take_parts(agent: Any, name: str, source: Path) -> str:
+    """Give an agent, called ``name``, the trained parts of another run of it (``--from``). Returns a word about it.
+
+    Raises:
+        UserError: there is no run, it is of another agent, or its parts do not fit.
+    """
+    import torch
+
     from dreamlab.cli import named, session
     from dreamlab.run.checkpoint import Checkpoints
     from dreamlab.run.trainer import agent_state
 
-    if not hasattr(agent, "load_parts"):
-        raise UserError("this agent cannot take parts from another run (--from)")
     place = named.place(source)
     if place.published:
+        threads = torch.get_num_threads()
         opened = session.open_run(source)
-        step, state = opened.step, opened.agent.state_dict()
+        torch.set_num_threads(threads)  # that run's own setting does not count here
+        other, step, state = opened.spec.agent, opened.step, opened.agent.state_dict()
     else:
         session.refuse_no_run(source)
+        other = session.stored_spec(source).agent
         step, parts, _ = Checkpoints(source).load()
         state = agent_state(parts)
+    if other != name:
+        raise UserError(
+            f"{source} is a run of {other}, whose parts are not those of {name}; give --from a run of {name}"
+        )
     taken = agent.load_parts(state)
     return f"from {source} (step {step}): {', '.join(taken)}"
 

@@ -163,7 +163,7 @@ def lend(layers: list[Layer], before: list[Layer], dtype: torch.dtype) -> list[L
         return layers
     if not before or before[0].qkv.weight.dtype != dtype:
         before = copy.deepcopy(layers)
-        for part in itertools.chain(*(layer.requires_grad_(False).modules() for layer in before)):
+        for part in itertools.chain(*(layer.requires_grad_(False).eval().modules() for layer in before)):
             if isinstance(part, nn.Linear):
                 part.to(dtype)
     for lent, layer in zip(before, layers, strict=True):

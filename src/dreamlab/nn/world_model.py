@@ -56,6 +56,8 @@ class RecurrentModel(nn.Module):
     def observe(self, batch: Batch) -> State:
         """Posterior states (N, T, ...) of rows, each window from the h in its first row on where it ``remembers``
         one, else from a state of zeros.
+
+        The h beside rows is that of the agent that stored it: gather another run's rows with ``extras=()``.
         """
         act = led_to(self.actions.seen(batch.act))
         start, known = self.dynamics.initial(len(act), act.device), self.remembers(batch)
@@ -63,12 +65,15 @@ class RecurrentModel(nn.Module):
             return self.dynamics.observe(self.encoder(batch.obs), act, batch.is_first, start).state
         embed = self.encoder({k: v[:, :1] for k, v in batch.obs.items()}).squeeze(1)  # (N, E)
         fresh = self.dynamics.obs_step(embed, act[:, 0], batch.is_first[:, 0], start).deter
-        h = torch.where(known.unsqueeze(-1), stored(self, batch).deter, fresh)
+        h = torch.where(known.unsqueeze(-1), batch.extras["deter"][:, 0].float(), fresh)
         return self.observe_after(self.dynamics.see(h, embed), batch)  # z is of what is seen, not what was stored
 
     def remembers(self, batch: Batch) -> Bool[Tensor, " N"]:
         """Windows (N, T) that begin within an episode, at a row with the state that was once reached there."""
-        return stored(self, batch).deter.any(-1) & ~batch.is_first[:, 0]  # zeros: nobody wrote it
+        deter = batch.extras.get("deter")
+        if deter is None or deter.shape[2:] != (self.dynamics.cell.size,):
+            return torch.zeros_like(batch.is_first[:, 0])
+        return deter[:, 0].any(-1) & ~batch.is_first[:, 0]  # zeros: nobody wrote it
 
     @torch.no_grad()
     def observe_after(self, before: State, batch: Batch) -> State:
