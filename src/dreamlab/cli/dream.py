@@ -115,7 +115,7 @@ def dream(
     for line in table(error):
         say(line)
     if "remembered" in error:
-        say(f"{error['remembered']:.0%} of the windows begin within an episode, with the h that the latest updates left")
+        say(f"{error['remembered']:.0%} of the windows begin within an episode, with the h that the last updates left")
     path = folder / f"{name}.mp4" if count and "image" in opened.obs_space.spaces else None
     if path is not None:
         film(path, opened, batches, context, temperature, count, seed)
