@@ -91,14 +91,26 @@ def test_another_agents_run_is_refused_by_its_name(tmp_path, capsys):
 
 
 def test_a_run_goes_on_in_another_folder_with_other_settings(tmp_path, capsys):
-    smoke = ("dreamer-v3", "--env", "tiny/Catch", "--preset", "smoke", "--threads", "1")
+    smoke = (
+        "dreamer-v3",
+        "--env",
+        "tiny/Catch",
+        "--preset",
+        "smoke",
+        "--threads",
+        "1",
+        "--steps",
+        "90",
+        "--logs",
+        "console",
+    )
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["train", *smoke, "--run", str(first)]) == 0
     trained = held(dreamlab.load(first).agent)
     onward = (*smoke, "--from", str(first), "--run", str(second), "--agent.rep-scale", "1", "--agent.lr", "1e-30")
     capsys.readouterr()
     assert main(["train", *onward]) == 0
-    assert f"from {first} (step 200): encoder, dynamics, decoder" in capsys.readouterr().out
+    assert f"from {first} (step 90): encoder, dynamics, decoder" in capsys.readouterr().out
     here = held(dreamlab.load(second).agent)
     for part, weights in trained.items():
         if part == "slow_critic":  # it follows the critic at any learning rate
