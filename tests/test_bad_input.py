@@ -247,8 +247,12 @@ def test_an_unreadable_config(go: Go, run: Path, broken: bytes | None, words: st
 
 def test_a_run_that_never_saved_does_not_bind_its_folder(go: Go, tmp_path: Path):
     """A first try with a mistake in it must not ask for a new folder."""
-    go(*TOY, *SHORT, *QUICK, "--run", tmp_path / "run", "--from", "nowhere", code=2)
-    go(*TOY, *SHORT, *QUICK, "--run", tmp_path / "run")
+    smoke = ("train", "dreamer-v3", "--env", "tiny/Catch", "--preset", "smoke", "--steps", "90")
+    argv = (*smoke, "--run", tmp_path / "run")
+    go(*argv, *QUICK, "--from", tmp_path / "nowhere", code=2)
+    assert "nowhere" in (tmp_path / "run" / "config.yaml").read_text()  # the mistake is written down there
+    assert "done" in go(*argv, *QUICK)
+    assert "nowhere" not in (tmp_path / "run" / "config.yaml").read_text()
 
 
 # -- damage --------------------------------------------------------------------------------------------------------
