@@ -14,6 +14,7 @@ from dreamlab import agents
 from dreamlab.cli.main import main
 from dreamlab.core.config import merge
 from dreamlab.core.errors import UserError
+from dreamlab.nn import optim
 from dreamlab.nn.compute import Compute
 from dreamlab.run.config import RunConfig
 
@@ -119,3 +120,18 @@ def test_a_run_goes_on_in_another_folder_with_other_settings(tmp_path, capsys):
             torch.testing.assert_close(here[part][key], value, msg=f"{part}.{key}")
     assert main(["train", *onward]) == 0  # typed again it knows its own checkpoint
     assert "finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learning_rates_fall_to_nothing_just_when_the_run_ends(name, tmp_path, monkeypatch):
+    """What is left of them is told by the updates that were planned, which are those that are made."""
+    asked, steps = [], []
+    left, update = optim.left, optim.LaProp.step
+    monkeypatch.setattr(optim, "left", lambda *args: (asked.append(args), left(*args))[1])
+    monkeypatch.setattr(optim.LaProp, "step", lambda self: (steps.append(self.param_groups[0]), update(self))[1])
+    smoke = ("--env", "tiny/Catch", "--preset", "smoke", "--threads", "1", "--steps", "150", "--logs", "console")
+    assert main(["train", name, *smoke, "--agent.anneal", "0.5", "--run", str(tmp_path / "r")]) == 0
+    if name == "dreamer-v3":  # its optimiser counts for itself
+        asked = [(i, group["updates"], group["fall"] / group["updates"]) for i, group in enumerate(steps)]
+    assert asked == [(i, len(asked), 0.5) for i in range(len(asked))]
+    assert len(asked) > 10

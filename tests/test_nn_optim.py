@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from dreamlab.nn.optim import LaProp, frozen, global_norm, load_optimizer, mix, optimizer_state
+from dreamlab.nn.optim import (
+    LaProp,
+    frozen,
+    global_norm,
+    left,
+    load_optimizer,
+    mix,
+    optimizer_state,
+    scale_rates,
+)
 
 
 def stepped(params, grads, optimizer, times=1):
@@ -35,6 +44,25 @@ def test_the_learning_rate_rises_from_nothing():
     (moves,) = stepped([p], [torch.ones(3)], LaProp([p], lr=1.0, clip=0.0, warmup=4), 7)
     torch.testing.assert_close(-moves[:, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-4, atol=1e-7)
     assert (moves[0] == 0).all()
+
+
+def test_the_learning_rate_falls_over_the_last_updates_alone():
+    p = nn.Parameter(torch.zeros(3))
+    optimizer = LaProp([p], lr=1.0, clip=0.0, warmup=2)
+    optimizer.falls(10, 0.5)
+    (moves,) = stepped([p], [torch.ones(3)], optimizer, 13)
+    rates = [0, 0.5, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0, 0, 0]
+    torch.testing.assert_close(-moves[:, 0], torch.tensor(rates), rtol=1e-4, atol=1e-7)
+    assert [left(i, 10, 0.5) for i in range(2, 13)] == pytest.approx(rates[2:])
+    assert [left(i, *never) for i in (0, 7, 10) for never in ((10, 0.0), (0, 0.5))] == [1.0] * 6
+
+
+def test_rates_are_shares_of_what_they_began_with_however_often_they_are_set():
+    p, q = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizers = torch.optim.SGD([p], lr=0.5), torch.optim.SGD([{"params": [q], "lr": 2.0}])
+    for share in (0.5, 1.0, 0.1):
+        scale_rates(optimizers, share)
+        assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.5 * share, 2.0 * share])
 
 
 @pytest.mark.parametrize("size", [1e-18, 1e-15])

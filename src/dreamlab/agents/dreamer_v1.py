@@ -134,6 +134,8 @@ class Config:
     """learning rate of the actor"""
     critic_lr: float = 8e-5
     """learning rate of the critic"""
+    anneal: float = 0.0
+    """share of the run, its end, over which all three fall to 0 (ours): an actor may turn with any one update"""
     clip: float = 100.0
     """the norm that all gradients of each of the three are clipped to"""
     entropy: float = 0.0
@@ -161,7 +163,7 @@ class Config:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.gamma == 0:
             raise ValueError("gamma must be above 0")
-        for name in ("gamma", "trace", "epsilon", "epsilon_final"):
+        for name in ("gamma", "trace", "epsilon", "epsilon_final", "anneal"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name in (
@@ -399,7 +401,7 @@ class DreamerV1:
             name: optim.adam(part.parameters(), rates[name], 1e-7) for name, part in self.learners.items()
         }
         self.windows = sampling.EpisodeWindows(seeds.derive(seed, "windows"))
-        self.updates = 0
+        self.updates, self.planned = 0, 0
         self.recorded: Recorded | None = None
 
     @property
@@ -416,6 +418,8 @@ class DreamerV1:
         """``budget`` with the live parts bound to it."""
         acts = {"prefill": random_agent.Uniform(self.act_space), "train": self.policy(explore=True)}
         times = {"pretrain": 1, "train": self.config.updates}
+        spent = budget(self.config, self.run, (), self.recorded)
+        self.planned = sum(p.rounds * times[p.name] for p in spent if p.rounds)
         return [
             Phase(
                 p.name,
@@ -424,7 +428,7 @@ class DreamerV1:
                 p.env_steps,
                 p.rounds,
             )
-            for p in budget(self.config, self.run, (), self.recorded)
+            for p in spent
         ]
 
     @property
@@ -462,6 +466,7 @@ class DreamerV1:
 
     def learn(self, experience: Experience) -> Metrics:
         """One update on windows of the rows."""
+        optim.scale_rates(self.optimizers.values(), optim.left(self.updates, self.planned, self.config.anneal))
         rows = self.windows(experience.index, self.config.batch, self.config.length)
         metrics = self.update(experience.gather(rows))
         self.updates += 1

@@ -152,6 +152,8 @@ class Config:
     """of the actor"""
     critic_lr: float = 2e-4
     """of the critic"""
+    anneal: float = 0.0
+    """share of the run, its end, over which all three fall to 0 (ours): an actor may turn with any one update"""
     clip: float = 100.0
     """norm that the gradients of each of the three are clipped to"""
     decay: float = 1e-6
@@ -179,7 +181,7 @@ class Config:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.discount == 0:
             raise ValueError("discount must be above 0")
-        for name in ("discount", "trace", "mix", "kl_balance", "decay"):
+        for name in ("discount", "trace", "mix", "kl_balance", "decay", "anneal"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
@@ -451,7 +453,7 @@ class DreamerV2:
         self.windows = sampling.EpisodePieces(
             seeds.derive(seed, "windows"), ends=config.prioritize_ends, ongoing=config.ongoing
         )
-        self.updates = 0
+        self.updates, self.planned = 0, 0
         self.recorded: Recorded | None = None
 
     copies = ("target_critic",)
@@ -471,6 +473,8 @@ class DreamerV2:
     def phases(self) -> Sequence[Phase]:
         """``budget`` with the live parts bound to it."""
         act = {"prefill": Uniform(self.act_space), "train": self.policy(explore=True)}
+        spent = budget(self.config, self.run, (), self.recorded)
+        self.planned = sum(p.rounds for p in spent)
         return [
             Phase(
                 p.name,
@@ -479,7 +483,7 @@ class DreamerV2:
                 p.env_steps,
                 p.rounds,
             )
-            for p in budget(self.config, self.run, (), self.recorded)
+            for p in spent
         ]
 
     @property
@@ -506,6 +510,7 @@ class DreamerV2:
 
     def learn(self, experience: Experience) -> Metrics:
         """One update on windows of the rows."""
+        optim.scale_rates(self.optimizers.values(), optim.left(self.updates, self.planned, self.config.anneal))
         ids = self.windows(experience.index, self.config.batch, self.config.length)
         return self.update(pieces(experience.gather(ids), experience.index.streams))
 

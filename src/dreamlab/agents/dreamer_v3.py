@@ -147,6 +147,8 @@ class Config:
     """a tensor's gradient is clipped to this share of the tensor's own norm"""
     warmup: int = 1000
     """updates over which the learning rate rises from 0"""
+    anneal: float = 0.0
+    """share of the run, its end, over which the learning rate falls to 0 (ours): an actor may turn with any one update"""
     evaluation: Literal["sample", "mode"] = "sample"
     """how actions are chosen when it is evaluated; the authors sample"""
 
@@ -165,7 +167,7 @@ class Config:
         for name in ("ratio", "lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("trace", "unimix", "slow_rate"):
+        for name in ("trace", "unimix", "slow_rate", "anneal"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name in ("deter", "units", "classes", "depth"):
@@ -472,10 +474,11 @@ class DreamerV3:
 
     def phases(self) -> Sequence[Phase]:
         """``budget`` with the live parts bound to it."""
-        act = self.policy(explore=True)
+        act, spent = self.policy(explore=True), budget(self.config, self.run, (), self.recorded)
+        self.optimizer.falls(sum(p.rounds for p in spent), self.config.anneal)
         return [
             Phase(p.name, act if p.env_steps else None, ((self.learn, 1),) if p.rounds else (), p.env_steps, p.rounds)
-            for p in budget(self.config, self.run, (), self.recorded)
+            for p in spent
         ]
 
     @property

@@ -122,7 +122,7 @@ class Acting:
 
 def annealed(lr: float, updates: int, phases: Sequence[Phase]) -> float:
     """A learning rate that falls to 0 over all rounds of the phases."""
-    return lr * max(0.0, 1 - updates / sum(phase.rounds for phase in phases))
+    return lr * optim.left(updates, sum(phase.rounds for phase in phases), 1.0)
 
 
 def on_device(compute: Compute, *networks: nn.Module) -> None:

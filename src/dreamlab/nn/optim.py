@@ -22,7 +22,8 @@ class LaProp(torch.optim.Optimizer):
         v <- EMA of g^2;  u = g / (sqrt(v corrected) + 1e-20)
         m <- EMA of u;    w <- w - lr * m corrected
 
-    The learning rate rises linearly over ``warmup`` updates; that of the first one is 0.
+    The learning rate rises linearly over ``warmup`` updates; that of the first one is 0. It may fall at the end of a
+    run (``falls``).
     """
 
     def __init__(
@@ -36,7 +37,11 @@ class LaProp(torch.optim.Optimizer):
         warmup: int = 1000,
     ) -> None:
         super().__init__(
-            list(params), {"lr": lr, "clip": clip, "beta1": beta1, "beta2": beta2, "eps": eps, "warmup": warmup}
+            list(params),
+            {
+                "lr": lr, "clip": clip, "beta1": beta1, "beta2": beta2, "eps": eps, "warmup": warmup,
+                "updates": 0, "fall": 0.0,
+            },  # fmt: skip
         )
         for group in self.param_groups:
             for p in group["params"]:
@@ -44,6 +49,11 @@ class LaProp(torch.optim.Optimizer):
                 self.state[p] = {"step": torch.zeros((), dtype=exact, device=p.device)} | {
                     name: torch.zeros_like(p) for name in ("v", "m")
                 }
+
+    def falls(self, updates: int, share: float) -> None:
+        """Let the learning rate fall as ``left`` says: on the device, where a captured graph counts on by itself."""
+        for group in self.param_groups:
+            group["updates"], group["fall"] = updates, share * updates
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -58,6 +68,8 @@ class LaProp(torch.optim.Optimizer):
         grads: Any = [p.grad for p in params]
         count = states[0]["step"]
         rate = group["lr"] * (count / group["warmup"]).clamp(max=1) if group["warmup"] else group["lr"]
+        if group["fall"]:
+            rate = rate * ((group["updates"] - count) / group["fall"]).clamp(0, 1)
         torch._foreach_add_([s["step"] for s in states], 1)
         beta1, beta2 = group["beta1"], group["beta2"]
         bias1, bias2 = 1 - beta1**count, 1 - beta2**count
@@ -106,6 +118,18 @@ class Adam(torch.optim.Adam):
             torch._foreach_mul_(params, 1 - self.decay)
         super().step()
         return norm
+
+
+def left(done: int, updates: int, share: float) -> float:
+    """What is left of a learning rate: all of it until the last ``share`` of the updates; over these it falls to 0."""
+    return min(max((updates - done) / (share * updates), 0.0), 1.0) if share * updates else 1.0
+
+
+def scale_rates(optimizers: Iterable[torch.optim.Optimizer], share: float) -> None:
+    """Learning rates at a share of what they began with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = share * group.setdefault("initial_lr", group["lr"])  # torch's schedulers call it so, too
 
 
 def clipped(grads: list[Tensor], params: list[Tensor], clip: float) -> tuple[Tensor, ...]:
