@@ -33,6 +33,12 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 # -- verbs -------------------------------------------------------------------------------------------------------
 
 
+def test_own_warnings_are_worded_as_its_other_messages_are_and_those_of_others_stay():
+    assert front._worded("mind the gap", UserWarning, planning.__file__, 3) == "dreamlab: mind the gap\n"
+    for category, file in ((UserWarning, __file__), (DeprecationWarning, planning.__file__)):
+        assert f"{Path(file).name}:3: {category.__name__}: mind" in front._worded("mind", category, file, 3)
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"dreamlab {dreamlab.__version__}\n"

@@ -135,7 +135,7 @@ class Config:
     critic_lr: float = 8e-5
     """learning rate of the critic"""
     anneal: float = 0.0
-    """share of the run, its end, over which all three fall to 0 (ours): an actor may turn with any one update"""
+    """share of the run, its end, over which all three fall to 0 (ours): one update may turn an actor"""
     clip: float = 100.0
     """the norm that all gradients of each of the three are clipped to"""
     entropy: float = 0.0

@@ -153,7 +153,7 @@ class Config:
     critic_lr: float = 2e-4
     """of the critic"""
     anneal: float = 0.0
-    """share of the run, its end, over which all three fall to 0 (ours): an actor may turn with any one update"""
+    """share of the run, its end, over which all three fall to 0 (ours): one update may turn an actor"""
     clip: float = 100.0
     """norm that the gradients of each of the three are clipped to"""
     decay: float = 1e-6

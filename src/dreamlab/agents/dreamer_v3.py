@@ -148,7 +148,7 @@ class Config:
     warmup: int = 1000
     """updates over which the learning rate rises from 0"""
     anneal: float = 0.0
-    """share of the run, its end, over which the learning rate falls to 0 (ours): an actor may turn with any one update"""
+    """share of the run, its end, over which the learning rate falls to 0 (ours): one update may turn an actor"""
     evaluation: Literal["sample", "mode"] = "sample"
     """how actions are chosen when it is evaluated; the authors sample"""
 

@@ -154,7 +154,7 @@ def _score(opened: Opened, chosen: Options, who: str, outcome: Outcome, envs: Ve
         mode=WHO[who],
         checkpoint=opened.step if who == "trained" else None,
         seeded=bool(getattr(envs, "seeded", False)),
-        precision=opened.spec.run.precision,
+        precision=opened.compute.precision,
         envs=envs.num_envs,
     )
     name = opened.spec.agent if who != "random" else "random"

@@ -117,7 +117,7 @@ def evaluate(
             mode=evals.way(opened.agent, explore),
             checkpoint=opened.step,
             seeded=bool(getattr(venv, "seeded", False)),
-            precision=opened.spec.run.precision,
+            precision=opened.compute.precision,
             envs=n,
             own={**(getattr(opened.agent, "protocol", None) or {}), **elsewhere},
         )

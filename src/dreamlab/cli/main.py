@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)  # a user's own agents and environments, by dotted path
+    if ours:
+        warnings.formatwarning = _worded
     try:
         code = _dispatch(argv)
         sys.stdout.flush()
@@ -119,6 +122,17 @@ def _dispatch(argv: list[str]) -> int:
 def _say(message: str, code: int) -> int:
     print(f"dreamlab: {message}", file=sys.stderr)
     return code
+
+
+_PLAIN = warnings.formatwarning
+
+
+def _worded(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What dreamlab itself warns of, without the line of code that it comes from."""
+    own = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1])
+    return f"dreamlab: {message}\n" if own else _PLAIN(message, category, filename, lineno, line)
 
 
 def _unexpected(error: BaseException) -> int:

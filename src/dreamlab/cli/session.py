@@ -169,11 +169,11 @@ def sinks(spec: Spec, folder: Path) -> list[Sink]:
 
 
 def prepare(spec: Spec, learns: bool = True) -> Compute:
-    """Device, precision and threads for this process; nothing is compiled where nothing is learned."""
+    """Device, precision and threads for this process, where something is learned or only looked at."""
     from dreamlab.nn import compute
 
     run = spec.run
-    return compute.prepare(run.device, run.precision, run.compile and learns, run.threads)
+    return compute.prepare(run.device, run.precision, run.compile, run.threads, learns)
 
 
 def open_run(path: str | Path, checkpoint: int | None = None, device: str | None = None) -> Opened:

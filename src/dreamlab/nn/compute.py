@@ -55,9 +55,14 @@ class Compute:
         """A whole update as one CUDA graph, where compile is on and there is a GPU; the function itself elsewhere."""
         return Captured(fn) if self.compile and self.device.type == "cuda" else fn  # type: ignore[return-value]
 
+    @property
+    def precision(self) -> str:
+        """As settings and protocols say it."""
+        return "bf16" if self.bf16 else "fp32"
+
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return f"{name}, {'bf16' if self.bf16 else 'fp32'}, {'compiled' if self.compile else 'eager'}"
+        return f"{name}, {self.precision}, {'compiled' if self.compile else 'eager'}"
 
 
 class Captured:
@@ -107,8 +112,14 @@ class Captured:
             self.outputs = self.fn(*pytree.tree_unflatten(self.inputs, form))
 
 
-def prepare(device: str = "auto", precision: str = "fp32", compile: bool = False, threads: int = 0) -> Compute:
+def prepare(
+    device: str = "auto", precision: str = "fp32", compile: bool = False, threads: int = 0, learns: bool = True
+) -> Compute:
     """Settle device, precision and threads for this process, and keep freed memory for the next tensor.
+
+    Args:
+        learns: without, where nothing is learned, nothing is compiled, and what a processor cannot multiply in bf16 is
+            computed in fp32. Learning is warned of that, and does as it is told.
 
     Raises:
         UserError: the device is not there.
@@ -121,7 +132,23 @@ def prepare(device: str = "auto", precision: str = "fp32", compile: bool = False
         device = next(d for d in ("cuda", "mps", "cpu") if there[d])
     if not there.get(device, False):
         raise UserError(f"no device {device!r} here; available: {', '.join(d for d, ok in there.items() if ok)}")
-    return Compute(torch.device(device), precision == "bf16", compile)
+    bf16 = precision == "bf16"
+    if bf16 and emulates_bf16(torch.device(device)):
+        bf16 = learns
+        if learns:
+            warnings.warn(
+                "this processor does not multiply in bf16, and without its help that takes up to hundreds of times as "
+                "long as fp32; type --precision fp32, or train on a GPU",
+                stacklevel=2,
+            )
+    return Compute(torch.device(device), bf16, compile and learns)
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 would be made there without the processor's help (before AVX-512 on x86)."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def keep_freed_memory() -> None:

@@ -37,12 +37,9 @@ class LaProp(torch.optim.Optimizer):
         warmup: int = 1000,
     ) -> None:
         super().__init__(
-            list(params),
-            {
-                "lr": lr, "clip": clip, "beta1": beta1, "beta2": beta2, "eps": eps, "warmup": warmup,
-                "updates": 0, "fall": 0.0,
-            },  # fmt: skip
+            list(params), {"lr": lr, "clip": clip, "beta1": beta1, "beta2": beta2, "eps": eps, "warmup": warmup}
         )
+        self.falls(0, 0.0)
         for group in self.param_groups:
             for p in group["params"]:
                 exact = torch.float32 if p.device.type == "mps" else torch.float64  # MPS has no other
