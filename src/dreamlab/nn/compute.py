@@ -8,7 +8,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -149,6 +149,11 @@ def emulates_bf16(device: torch.device) -> bool:
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def in_fp32_if_emulated(device: torch.device) -> AbstractContextManager:
+    """fp32 inside the block, whatever is asked for around it, where bf16 would be emulated."""
+    return torch.autocast(device.type, enabled=False) if emulates_bf16(device) else nullcontext()
 
 
 def keep_freed_memory() -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from dreamlab.agents.world_models.config import MemoryConfig
 from dreamlab.core.types import Batch
+from dreamlab.nn.compute import in_fp32_if_emulated
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -185,7 +186,8 @@ class Memory(nn.Module):
         for begin, end in zip([0, *starts], [*starts, z.shape[1]], strict=True):
             keep = (~is_first[:, begin, None]).to(state[0])  # (B, 1)
             carried = [(s.to(inputs) * keep.to(inputs))[None] for s in state]  # (1, B, H) each
-            out, h, c = torch.lstm(inputs[:, begin:end], carried, weights, True, 1, 0.0, True, False, True)
+            with in_fp32_if_emulated(z.device):  # oneDNN has no bf16 LSTM for such processors
+                out, h, c = torch.lstm(inputs[:, begin:end], carried, weights, True, 1, 0.0, True, False, True)
             state = (h[0], c[0])
             outputs.append(out)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)  # (B, T, H)
