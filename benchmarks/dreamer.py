@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from measure import Case, Done, Floor, gemm_case, machine, profiles, results, table, take_turns
+from measure import Case, Done, Floor, gemm_case, machine, precisions, profiles, results, table, take_turns
 from peer_r2dreamer import lacking
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -290,10 +290,10 @@ def refuse(chosen: argparse.Namespace, peers: Collection[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the numbers. A floor that is missed is said, and is no failure."""
     chosen = options(argv)
-    wanted = ("fp32", "bf16") if chosen.precision == "both" else (chosen.precision,)
     peers = dict(pair.split("=", 1) for pair in chosen.peer if "=" in pair)
     alone = chosen.json == "-"
     say = partial(print, file=sys.stderr if alone else sys.stdout, flush=True)
+    wanted = precisions(chosen.precision, chosen.device, say)
     try:
         if len(peers) != len(chosen.peer):
             raise UserError(f"--peer takes NAME=PYTHON, got {' '.join(chosen.peer)}")

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from dreamer import IMAGE, Counter, Rows, talk
 from gymnasium import spaces
-from measure import Case, Done, Floor, Samples, gemm_case, machine, profiles, results, table, take_turns
+from measure import Case, Done, Floor, Samples, gemm_case, machine, precisions, profiles, results, table, take_turns
 
 from dreamlab.agents import iris
 from dreamlab.agents.iris.config import ActorCriticConfig, DynamicsConfig, TokenizerConfig
@@ -288,9 +288,9 @@ def peer_python(chosen: argparse.Namespace) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the numbers. A floor that is missed is said, and is no failure."""
     chosen = options(argv)
-    wanted = ("fp32", "bf16") if chosen.precision == "both" else (chosen.precision,)
     alone = chosen.json == "-"
     say = partial(print, file=sys.stderr if alone else sys.stdout, flush=True)
+    wanted = precisions(chosen.precision, chosen.device, say)
     try:
         python = peer_python(chosen)
         computes = {p: prepare(chosen.device, p, chosen.compile, chosen.threads) for p in wanted}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 import dreamlab
-from dreamlab.nn.compute import Compute
+from dreamlab.nn.compute import Compute, emulates_bf16
 
 
 class Done(NamedTuple):
@@ -158,6 +158,16 @@ def _record(case: Case, samples: Samples, gflops: dict[tuple[str, str], float | 
         "of_gemm": against("gemm", case.precision, True),
         "floor": floor,
     }
+
+
+def precisions(chosen: str, device: str, say: Callable[[str], Any]) -> tuple[str, ...]:
+    """What ``--precision`` means: ``both`` are those that the processor multiplies in."""
+    if chosen != "both":
+        return (chosen,)
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()) or not emulates_bf16(torch.device("cpu")):
+        return "fp32", "bf16"
+    say("fp32 alone: this processor does not multiply in bf16 (--precision bf16 measures it all the same)")
+    return ("fp32",)
 
 
 def machine(compute: Compute) -> dict[str, Any]:

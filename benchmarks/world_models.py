@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from measure import Case, Done, Floor, gemm_case, machine, profiles, results, table, take_turns
+from measure import Case, Done, Floor, gemm_case, machine, precisions, profiles, results, table, take_turns
 from peer_world_models import peer_cases
 from torch import nn
 
@@ -291,9 +291,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the numbers. A floor that is missed is said, and is no failure."""
     chosen = options(argv)
     sizes = QUICK if chosen.quick else Sizes()
-    wanted = ("fp32", "bf16") if chosen.precision == "both" else (chosen.precision,)
     alone = chosen.json == "-"
     say = partial(print, file=sys.stderr if alone else sys.stdout, flush=True)
+    wanted = precisions(chosen.precision, chosen.device, say)
     try:
         computes = {p: prepare(chosen.device, p, chosen.compile, chosen.threads) for p in wanted}
         compute = computes[wanted[0]]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreamlab.nn.compute import emulates_bf16
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -36,15 +38,27 @@ def test_quick_writes_what_is_documented():
     assert found["machine"]["threads"] == 1
     networks = {"gemm", "gemm_dream", "vision", "vision_small", "memory", "memory_small", "dream", "rollout"}
     names = {(case["name"], case["precision"]) for case in found["cases"]}
-    assert names == {(name, p) for name in networks for p in ("fp32", "bf16")} | {("environment", None)}
+    taken = ("fp32",) if emulates_bf16(torch.device("cpu")) else ("fp32", "bf16")
+    assert names == {(name, p) for name in networks for p in taken} | {("environment", None)}
     for case in found["cases"]:
         assert set(case) == documented()
         assert 0 < case["ms"]["min"] <= case["ms"]["median"] <= case["ms"]["max"]
         assert (case["of_gemm"] is None) == (case["gflop"] is None) == (case["name"] in ("rollout", "environment"))
     floors = {(c["name"], c["precision"]): c["floor"] for c in found["cases"] if c["floor"]}
-    assert floors["dream", "fp32"]["at_least"] == 0.6
-    assert floors["dream", "bf16"]["at_least"] == 0.4
+    assert {p: floors["dream", p]["at_least"] for p in taken} == {p: {"fp32": 0.6, "bf16": 0.4}[p] for p in taken}
     assert floors["vision_small", "fp32"]["reached"] is None, "no peer was measured"
+
+
+@pytest.mark.parametrize("helpless", [True, False])
+def test_both_precisions_are_those_that_the_processor_has(measure, monkeypatch, helpless):
+    monkeypatch.setattr(measure, "emulates_bf16", lambda device: helpless)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said: list[str] = []
+    for device in ("cpu", "auto"):
+        assert measure.precisions("both", device, said.append) == (("fp32",) if helpless else ("fp32", "bf16"))
+    assert len(said) == 2 * helpless
+    assert measure.precisions("both", "cuda", said.append) == ("fp32", "bf16")
+    assert measure.precisions("bf16", "cpu", said.append) == ("bf16",)
 
 
 def test_a_checkout_that_is_none_is_refused(tmp_path):

@@ -127,7 +127,8 @@ def test_learning_rates_fall_to_nothing_just_when_the_run_ends(name, tmp_path, m
     """What is left of them is told by the updates that were planned, which are those that are made."""
     asked, steps = [], []
     left, update = optim.left, optim.LaProp.step
-    monkeypatch.setattr(optim, "left", lambda *args: (asked.append(args), left(*args))[1])
+    agents_optim = agents.load(name).optim  # it imports lazily, and keeps what it found
+    monkeypatch.setattr(agents_optim, "left", lambda *args: (asked.append(args), left(*args))[1])
     monkeypatch.setattr(optim.LaProp, "step", lambda self: (steps.append(self.param_groups[0]), update(self))[1])
     smoke = ("--env", "tiny/Catch", "--preset", "smoke", "--threads", "1", "--steps", "150", "--logs", "console")
     assert main(["train", name, *smoke, "--agent.anneal", "0.5", "--run", str(tmp_path / "r")]) == 0
