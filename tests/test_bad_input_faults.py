@@ -81,20 +81,27 @@ def children() -> list[psutil.Process]:
     ("env", "words"),
     [
         ("Crash", ["crashed during a step: ValueError: the wheel came off (faulty_envs.py line "]),
-        ("Exit", ["died during a step (exit code 7)"]),
+        pytest.param("Exit", ["died during a step (exit code 7)"], marks=pytest.mark.slow),
         pytest.param("Segfault", ["died during a step (SIGSEGV)"], marks=pytest.mark.slow),
         ("Hang", ["gave no answer for 1 s during a step: it hangs, or needs longer (--env.timeout, in seconds)"]),
         ("Reward", ["environment 0 gave a reward that is not finite: [nan]"]),
-        ("Vector", ["gave an observation 'vector' that is not finite: [nan nan nan]"]),
-        (
+        pytest.param(
+            "Vector", ["gave an observation 'vector' that is not finite: [nan nan nan]"], marks=pytest.mark.slow
+        ),
+        pytest.param(
             "Longer",
             ["the observation is float32 of shape (4,), the environment's space says Box(-1.0, 8.0, (3,), float"],
+            marks=pytest.mark.slow,
         ),
         (
             "Vanishing",
             ["the observation 'far' is missing: the environment's space has it, and this step gave ['near']"],
         ),
-        ("Colourless", ["the observation is uint8 of shape (", "the environment's space says Box(0, 255, ("]),
+        pytest.param(
+            "Colourless",
+            ["the observation is uint8 of shape (", "the environment's space says Box(0, 255, ("],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_fault_while_collecting_loses_nothing(go, whole, fault, tmp_path, env, words):  # noqa: F811

@@ -338,6 +338,7 @@ def test_bf16_is_close_to_fp32():
     assert apart < 0.2 * norm
 
 
+@pytest.mark.slow
 def test_it_overfits_a_batch():
     config = TokenizerConfig(channels=16, groups=4, downs=2, residuals=1, embed=16, vocabulary=32)
     tokenizer = tiny((3, 8, 8), config)

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dreamlab.cli.main import main
+
 TESTS = Path(__file__).parent
 WALL = ("per_second", "memory", "disk", "seconds")  # of the machine, not of the run
 
@@ -155,13 +157,14 @@ def test_the_toy_agent_survives_many_kills_with_a_bounded_replay(tmp_path):
     assert survives(tmp_path, args, 25, 1) >= 10
 
 
-def test_an_extended_run_goes_on_and_another_setting_is_refused(tmp_path):
-    run = tmp_path / "run"
-    finish(run, *TOY, "--steps", "340")
-    assert (
-        "going on" in finish(run, *TOY, "--steps", "400") or facts(run)[0]["progress"]["practice"]["env_steps"] == 100
-    )
-    process = start(run, *TOY, "--steps", "400", "--agent.width", "16")
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "config.width: 32 there, 16 now" in out
+def test_an_extended_run_goes_on_and_another_setting_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(TESTS))
+    typed = ["train", *TOY, "--run", str(tmp_path / "run"), "--steps"]
+    assert main([*typed, "340"]) == 0
+    done = facts(tmp_path / "run")[0]["progress"]["practice"]["env_steps"]
+    capsys.readouterr()
+    assert main([*typed, "400"]) == 0
+    assert "going on" in capsys.readouterr().out
+    assert facts(tmp_path / "run")[0]["progress"]["practice"]["env_steps"] == done + 60
+    assert main([*typed, "400", "--agent.width", "16"]) == 2
+    assert "config.width: 32 there, 16 now" in capsys.readouterr().err
