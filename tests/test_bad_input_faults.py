@@ -138,7 +138,7 @@ def test_a_fault_in_a_rollout_or_an_evaluation_loses_nothing(go, whole, fault, t
     assert_same(whole("toy_agent", "Crash"), run)
 
 
-@pytest.mark.parametrize("env", ["Reward", "Hang", pytest.param("Crash", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("env", ["Hang", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Reward", "Crash"))])
 def test_a_fault_in_a_generation_of_the_controller(go, fault, tmp_path, monkeypatch, env):  # noqa: F811
     """World Models: CMA-ES plays whole episodes in workers of its own."""
     argv = ("train", "world-models", "--env", f"faulty_envs:{env}", "--preset", "smoke", "--env.size", "16", "16",

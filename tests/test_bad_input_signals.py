@@ -76,7 +76,7 @@ def interrupt(
 @pytest.mark.parametrize(
     ("args", "slow_from", "after", "signals"),
     [
-        pytest.param(TOY, 20, "expected:", [signal.SIGINT], id="collecting"),
+        pytest.param(TOY, 20, "expected:", [signal.SIGINT], id="collecting", marks=pytest.mark.slow),
         pytest.param(WORLD_MODELS, 21, "memory", [signal.SIGINT], id="rolling-out"),
         pytest.param((*TOY, "--eval-episodes", "40"), 70, "practice", [signal.SIGTERM], id="evaluating"),
     ],

@@ -122,7 +122,7 @@ def test_a_run_goes_on_in_another_folder_with_other_settings(tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["dreamer-v1", pytest.param("dreamer-v2", marks=pytest.mark.slow), "dreamer-v3"])
 def test_learning_rates_fall_to_nothing_just_when_the_run_ends(name, tmp_path, monkeypatch):
     """What is left of them is told by the updates that were planned, which are those that are made."""
     asked, steps = [], []

@@ -438,7 +438,7 @@ def stop_after(trainer, agent, part, updates):
     trainer._after = watched
 
 
-@pytest.mark.parametrize("at", [("tokenizer", 4), ("actor_critic", 1)])
+@pytest.mark.parametrize("at", [pytest.param(("tokenizer", 4), marks=pytest.mark.slow), ("actor_critic", 1)])
 def test_interrupted_anywhere_it_ends_with_the_same_weights(tmp_path, at):
     """Stopped by the user and started again as if by a new process: weights, moments and rows bit for bit."""
     torch.manual_seed(0)
