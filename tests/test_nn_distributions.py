@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from dreamlab.nn import distributions
 from dreamlab.nn.distributions import (
     IMAGE_LOSSES,
+    ONE_HOTS,
     BoundedNormal,
     OneHots,
+    ReinMax,
     TwoHot,
     bernoulli_loss,
     symexp,
@@ -173,3 +177,55 @@ def test_bounded_normals_are_torch_s_and_neither_squashed_nor_clipped():
     drawn = pick.sample(torch.zeros(40_000, 4))
     assert float(drawn.std()) == pytest.approx(0.8927, rel=0.02)
     assert float(drawn.abs().max()) > 2
+
+
+@pytest.mark.parametrize("sizes", [(3,), (3, 2)])
+def test_reinmax_expects_the_exact_gradient_of_whatever_is_quadratic(monkeypatch, sizes):
+    """Each class in turn is drawn, and counts by its probability; straight through is not exact there."""
+    torch.manual_seed(0)
+    n = sum(sizes)
+    out, square, line = torch.randn(n, requires_grad=True), torch.randn(n, n), torch.randn(n)
+
+    def follows(act):
+        return act @ square @ act + act @ line
+
+    probs = [part.softmax(-1) for part in out.split(sizes)]
+    every = list(itertools.product(*(range(k) for k in sizes)))
+    weights = [math.prod(p[k] for p, k in zip(probs, classes, strict=True)) for classes in every]
+    one_hots = [torch.cat([torch.eye(k)[c] for k, c in zip(sizes, classes, strict=True)]) for classes in every]
+    (exact,) = torch.autograd.grad(
+        sum(w * follows(one) for w, one in zip(weights, one_hots, strict=True)), out, retain_graph=True
+    )
+
+    def expected(pick):
+        found = torch.zeros(n)
+        for w, classes, one in zip(weights, every, one_hots, strict=True):
+            draws = iter(torch.eye(k)[c] for k, c in zip(sizes, classes, strict=True))
+            monkeypatch.setattr(distributions, "race_noise", lambda *shape, device, draws=draws: next(draws))
+            act = pick.sample(out[None])[0]
+            assert torch.equal(act.detach().round(), one)
+            found += w.detach() * torch.autograd.grad(follows(act), out)[0]
+        return found
+
+    torch.testing.assert_close(expected(ReinMax(sizes)), exact, atol=1e-5, rtol=1e-4)
+    assert (expected(OneHots(sizes)) - exact).abs().max() > 0.01
+
+
+def test_reinmax_knows_an_action_that_is_best_since_it_changes_nothing():
+    """Left, stay, right, where staying is right and both others go too far: straight through, staying gains nothing."""
+    out, move = torch.zeros(20_000, 3, requires_grad=True), torch.tensor([-1.0, 0, 1])
+    gains = {}
+    for name, kind in ONE_HOTS.items():
+        torch.manual_seed(0)
+        (gradient,) = torch.autograd.grad(-(kind([3]).sample(out) @ move).square().mean(), out)
+        gains[name] = gradient.sum(0)[1].item()
+    assert gains["straight"] == pytest.approx(0, abs=0.01)
+    assert gains["reinmax"] == pytest.approx(2 / 9, abs=0.02)  # p (f(stay) - mean f)
+
+
+def test_reinmax_stays_finite_where_a_class_cannot_be_drawn():
+    out = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    act = ReinMax([3]).sample(out)
+    (gradient,) = torch.autograd.grad((act * torch.tensor([1.0, 2.0, 3.0])).sum(), out)
+    assert act.isfinite().all()
+    assert gradient.isfinite().all()

@@ -140,6 +140,9 @@ class Config:
     """the norm that all gradients of each of the three are clipped to"""
     entropy: float = 0.0
     """weight of the actor's entropy where it acts; the paper has none, and small games lose all chance without it"""
+    discrete: Literal["straight", "reinmax"] = "straight"
+    """how gradients pass a discrete action: straight through, as in the paper, or to second order (ours; ReinMax):
+    straight through, an action that is best because it changes nothing, such as to stay, may never be found"""
     noise: float = 0.3
     """deviation of a normal that is added to continuous actions while it explores"""
     epsilon: float = 0.4
@@ -272,9 +275,11 @@ def head(config: Config, layers: int, out: int = 1) -> nn.Module:
     return blocks.MLP(config.deter + config.stoch, config.units, layers, out, elu)
 
 
-def choice(acts: actions.Actions) -> distributions.Choice:
+def choice(acts: actions.Actions, config: Config) -> distributions.Choice:
     """How actions are drawn."""
-    return distributions.OneHots(acts.groups) if acts.groups else distributions.TanhNormal(acts.size)
+    if acts.groups:
+        return distributions.ONE_HOTS[config.discrete](acts.groups)
+    return distributions.TanhNormal(acts.size)
 
 
 def transformed(config: Config, rew: Tensor) -> Tensor:
@@ -389,7 +394,7 @@ class DreamerV1:
         self.evaluation = config.evaluation  # may be set to the other way for one evaluation
         with seeds.forked(seed, "init"):
             self.model = world(config, obs_space, act_space)
-            self.pick = choice(self.model.actions)
+            self.pick = choice(self.model.actions, config)
             self.actor = head(config, 4, self.pick.outs)
             self.critic = head(config, 3)
         if not next(self.actor.parameters()).is_meta:  # sizes are counted on the meta device
