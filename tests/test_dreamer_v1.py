@@ -201,11 +201,17 @@ def leaves_of(agent) -> list[torch.Tensor]:
     return [p for part in agent.parts.values() for p in part.parameters()]
 
 
-@pytest.mark.parametrize("act_space", [BOX, spaces.Discrete(3)], ids=["continuous", "discrete"])
-def test_one_batch_is_learned_by_heart_and_the_rewarded_action_found(act_space):
+@pytest.mark.parametrize(
+    ("act_space", "discrete"),
+    [(BOX, "straight"), (spaces.Discrete(3), "straight"), (spaces.Discrete(3), "reinmax")],
+    ids=["continuous", "discrete", "to second order"],
+)
+def test_one_batch_is_learned_by_heart_and_the_rewarded_action_found(act_space, discrete):
     """The action's first number is the reward that it earns, one row later."""
     torch.manual_seed(0)
-    agent = an_agent(act_space, model_lr=1e-2, actor_lr=1e-2, critic_lr=1e-2, hidden=32, deter=32, units=32)
+    sizes = {"hidden": 32, "deter": 32, "units": 32}
+    rates = {"model_lr": 1e-2, "actor_lr": 1e-2, "critic_lr": 1e-2}
+    agent = an_agent(act_space, discrete=discrete, **sizes, **rates)
     batch = a_batch(act_space, real=(8, 8, 8, 8))
     earned = led_to(batch.act)[..., 0]
     image = batch.obs["image"][:, :1, :, :1, :1].expand(B, T, 3, 16, 16).contiguous()
