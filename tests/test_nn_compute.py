@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 
 import pytest
@@ -33,16 +32,17 @@ def test_what_is_only_looked_at_is_computed_in_what_the_processor_has(monkeypatc
     assert str(found) == f"cpu, {precision}, eager"
 
 
-def test_vanishing_numbers_are_nought_in_this_thread_and_those_begun_after_it():
-    """A processor takes many times as long over numbers below 1e-38; saturated units' gradients are full of them."""
-    tiny, found = torch.tensor([1e-30]), []
-    torch.set_flush_denormal(False)
-    assert (tiny * 1e-10).item() > 0
-    if not torch.set_flush_denormal(True):
+@pytest.mark.parametrize("before", [False, True])
+def test_denormals_are_nought_inside_the_block_and_as_they_were_after_it(before):
+    tiny = torch.tensor([1e-30])
+    if not torch.set_flush_denormal(before):
         pytest.skip("this processor cannot")
-    torch.set_flush_denormal(False)
-    compute.prepare("cpu")
-    later = threading.Thread(target=lambda: found.append((tiny * 1e-10).item()))
-    later.start()
-    later.join()
-    assert [(tiny * 1e-10).item(), *found] == [0, 0]
+    try:
+        with compute.denormals_as_zero():
+            assert (tiny * 1e-10).item() == 0
+        assert ((tiny * 1e-10).item() == 0) == before
+        with pytest.raises(KeyError), compute.denormals_as_zero():
+            raise KeyError
+        assert ((tiny * 1e-10).item() == 0) == before
+    finally:
+        torch.set_flush_denormal(False)

@@ -72,6 +72,7 @@ else:  # the settings below are the command line's help, which waits for no netw
     cells, convolutions = lazy("dreamlab.nn.cells"), lazy("dreamlab.nn.convolutions")
     distributions = lazy("dreamlab.nn.distributions")
     judging, latents, optim = lazy("dreamlab.nn.judging"), lazy("dreamlab.nn.latents"), lazy("dreamlab.nn.optim")
+    computing = lazy("dreamlab.nn.compute")
     reports, returns, rssm = lazy("dreamlab.nn.reports"), lazy("dreamlab.nn.returns"), lazy("dreamlab.nn.rssm")
     senses, world_model = lazy("dreamlab.nn.senses"), lazy("dreamlab.nn.world_model")
 
@@ -473,7 +474,9 @@ class DreamerV1:
         """One update on windows of the rows."""
         optim.scale_rates(self.optimizers.values(), optim.left(self.updates, self.planned, self.config.anneal))
         rows = self.windows(experience.index, self.config.batch, self.config.length)
-        metrics = self.update(experience.gather(rows))
+        batch = experience.gather(rows)
+        with computing.denormals_as_zero():
+            metrics = self.update(batch)
         self.updates += 1
         return metrics
 

@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -117,9 +117,6 @@ def prepare(
 ) -> Compute:
     """Settle device, precision and threads for this process, and keep freed memory for the next tensor.
 
-    On a CPU numbers below 1e-38 count as 0 from here on: a processor takes up to a hundred times as long over them,
-    and gradients through saturated units are full of them (DreamerV1's updates on small games took 2.5 times as long).
-
     Args:
         learns: without, where nothing is learned, nothing is compiled, and what a processor cannot multiply in bf16 is
             computed in fp32. Learning is warned of that, and does as it is told.
@@ -128,7 +125,6 @@ def prepare(
         UserError: the device is not there.
     """
     keep_freed_memory()
-    torch.set_flush_denormal(True)  # of this thread and those begun after it; a CPU that cannot stays as it is
     if threads:
         torch.set_num_threads(threads)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -158,6 +154,21 @@ def emulates_bf16(device: torch.device) -> bool:
 def in_fp32_if_emulated(device: torch.device) -> AbstractContextManager:
     """fp32 inside the block, whatever is asked for around it, where bf16 would be emulated."""
     return torch.autocast(device.type, enabled=False) if emulates_bf16(device) else nullcontext()
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Numbers below 1e-38 count as 0 inside the block, in this thread on a CPU that can.
+
+    It takes up to a hundred times as long over them, and gradients through saturated units may be full of them. Not
+    for what lives by such numbers: LaProp's second moments are squares down to 1e-40.
+    """
+    before = bool(torch.full((), 1e-30) * 1e-10 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def keep_freed_memory() -> None:

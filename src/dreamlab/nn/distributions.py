@@ -182,6 +182,9 @@ class ReinMax(OneHots):
     gradient is exact where what follows is at most quadratic in the one-hot numbers.
     """
 
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__(sizes)  # with a uniform mixed in it would not be exact
+
     def sample(self, out: Tensor) -> Tensor:
         drawn = []
         for part, p in zip(out.float().split(self.sizes, -1), self.probs(out), strict=True):
