@@ -160,7 +160,7 @@ def in_fp32_if_emulated(device: torch.device) -> AbstractContextManager:
 def denormals_as_zero() -> Iterator[None]:
     """Numbers below 1e-38 count as 0 inside the block, in this thread on a CPU that can.
 
-    It takes up to a hundred times as long over them, and gradients through saturated units may be full of them. Not
+    It takes many times as long over them, and gradients through saturated units may be full of them. Not
     for what lives by such numbers: LaProp's second moments are squares down to 1e-40.
     """
     before = bool(torch.full((), 1e-30) * 1e-10 == 0)
