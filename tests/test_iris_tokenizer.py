@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from dreamlab.agents.iris import perceptual
+from dreamlab.agents.iris import tokenizer as tokenizing
 from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Lpips, WithLpips, WithoutLpips, make, settle
 from dreamlab.agents.iris.tokenizer import (
     Attention,
     Tokenizer,
     Up,
+    added,
     counts,
     signed,
     straight_through,
@@ -23,6 +25,7 @@ from dreamlab.agents.iris.tokenizer import (
     usage_picture,
 )
 from dreamlab.core.errors import UserError
+from dreamlab.nn import group_norm
 from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
 TINY = TokenizerConfig(channels=32, groups=8, downs=3, embed=32, vocabulary=64)
@@ -43,6 +46,10 @@ WITHOUT = WithoutLpips()
 
 def tiny(shape=(3, 16, 16), config=TINY) -> Tokenizer:
     return Tokenizer(shape, config)
+
+
+def as_it_is(fn):
+    return lambda *given: fn(*given)
 
 
 def choose(kind, *frames):
@@ -314,6 +321,56 @@ def test_norms_have_pytorchs_values_and_gradients(swish, side, layout):
     own, theirs = (torch.autograd.grad(y, inputs, grad) for y in (norm(x), twin))
     for a, b in zip(own, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compiled", [as_it_is, pytest.param(torch.compile, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_two_passes_over_a_map_make_a_norm_with_swish(compiled, mean):
+    """Also far from zero, where a plain mean of squares would leave few digits of a variance of 1."""
+    fused = torch.nn.Sequential(GroupNormSwish(12, 4))
+    group_norm.fuse(fused, compiled)
+    weight, bias = torch.linspace(-1, 2, 12), torch.linspace(-1, 1, 12)
+    fused[0].weight.copy_(weight)
+    fused[0].bias.copy_(bias)
+    for side in (2, 7, 32):
+        x = (mean + torch.randn(3, 12, side, side + 1)).contiguous(memory_format=torch.channels_last)
+        twin = F.silu(F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-6))
+        y = fused(x)
+        torch.testing.assert_close(y, twin.float(), atol=1e-5 + 1e-6 * mean, rtol=1e-5)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_with_nothing_to_compile_with_norms_stay_as_they_are():
+    norm = GroupNormSwish(12, 4)
+    group_norm.fuse(norm, lambda fn: fn)
+    assert norm.passes is None
+
+
+def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_numbers(monkeypatch):
+    tokenizer, x, z_q = tiny((3, 32, 32)), signed(frames(5, (3, 32, 32))), torch.randn(5, 32, 4, 4)
+    learning = tokenizer.encode(x).detach(), tokenizer.decode(z_q).detach()
+    sizes = []
+    for layer in (tokenizer.encoder.layers[0], tokenizer.decoder.layers[-1]):
+        layer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(tokenizing, "NEAR", 2 * 32 * 32 * 32 * 4)  # two frames' largest maps
+    with torch.no_grad():
+        looking = tokenizer.encode(x), tokenizer.decode(z_q)
+    assert sizes == [2, 2, 1] * 2
+    torch.testing.assert_close(looking, learning, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not tokenizing.IN_ONE_PASS, reason="this processor's library does not add while it convolves")
+def test_a_sum_with_a_convolution_is_rounded_once_at_most():
+    conv, x, h = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(2, 8, 9, 7), torch.randn(2, 8, 9, 7)
+    torch.testing.assert_close(added(x, conv, h), x + conv(h), atol=1e-6, rtol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        x, h = x.bfloat16(), h.bfloat16()
+        y = added(x, conv, h)
+    assert y.dtype == torch.bfloat16
+    exact = x.float() + F.conv2d(h.float(), conv.weight.bfloat16().float(), conv.bias.bfloat16().float(), padding=1)
+    assert (y.float() - exact).abs().max() <= (x + conv.bfloat16()(h) - exact).abs().max() + 1e-3
 
 
 def test_bf16_is_close_to_fp32():

@@ -37,7 +37,7 @@ from dreamlab.core.protocols import Experience, Phase, Policy, State
 from dreamlab.core.sampling import Segments
 from dreamlab.core.seeds import derive, forked
 from dreamlab.core.types import Batch, Recorded
-from dreamlab.nn import optim
+from dreamlab.nn import group_norm, optim
 from dreamlab.nn.compute import Compute
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Iris:
         self._imagine = compute.whole(self.imagine)
         if compute.compile and compute.device.type == "cpu":
             dynamics.transformer.fuse(compute.compiled)
+            group_norm.fuse(tokenizer, compute.compiled)
 
     # ---- the recipe
 

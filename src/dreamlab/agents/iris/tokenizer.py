@@ -17,6 +17,7 @@ Maps are channels-last in memory. Norms, attention's softmax, the choice of code
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -187,10 +188,23 @@ class Residual(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
-        h = x
-        for norm, conv in zip(self.norms, self.convs, strict=True):
-            h = conv(norm(h))
-        return x + h
+        h = self.convs[0](self.norms[0](x))
+        return added(x, self.convs[1], self.norms[1](h))  # type: ignore[arg-type]
+
+
+IN_ONE_PASS = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
+"""whether the CPU's library adds while it convolves, as torch.compile has it do"""
+
+
+def added(x: Float[Tensor, "N C h w"], conv: nn.Conv2d, h: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
+    """x + conv(h); without gradients, on a CPU, without writing and reading conv(h) in between."""
+    aside = torch.is_grad_enabled() or torch.compiler.is_compiling()  # what is exported has no such operation
+    if aside or not IN_ONE_PASS or not h.is_cpu or h.dtype != x.dtype:
+        return x + conv(h)
+    weight, bias = conv.weight.to(h.dtype), conv.bias.to(h.dtype)  # type: ignore[union-attr]
+    form = conv.padding, conv.stride, conv.dilation, conv.groups
+    convolved = torch.ops.mkldnn._convolution_pointwise.binary
+    return convolved(h, x, weight, bias, *form, "add", 1.0, None, [], None)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -257,9 +271,12 @@ class Encoder(nn.Module):
         layers += _middle(config)
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, config.embed, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
+        downs = [i for i, layer in enumerate(layers) if isinstance(layer, Down)]
+        self.full = downs[0] + 1 if downs else len(layers)  # layers until the map is no longer of the frame's size
+        self.bytes = math.prod(shape[1:]) * channels  # of such a map, each number a byte
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E gh gw"]:
-        return self.layers(x)
+        return self.layers[self.full :](in_pieces(self.layers[: self.full], x, self.bytes * product_bytes(x)))
 
 
 class Decoder(nn.Module):
@@ -274,9 +291,33 @@ class Decoder(nn.Module):
             layers += [Up(channels)] if halved else []
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, shape[0], 3, padding=1)]
         self.layers = nn.Sequential(*layers)
+        self.full = max((i for i, layer in enumerate(layers) if isinstance(layer, Up)), default=0)
+        self.bytes = math.prod(shape[1:]) * channels
 
     def forward(self, z: Float[Tensor, "N E gh gw"]) -> Float[Tensor, "N C h w"]:
-        return self.layers(z)
+        return in_pieces(self.layers[self.full :], self.layers[: self.full](z), self.bytes * product_bytes(z))
+
+
+NEAR = 8 << 20
+"""bytes that a processor's nearer caches hold of maps, from which one layer reads what the last one wrote"""
+
+
+def in_pieces(layers: nn.Sequential, x: Float[Tensor, "N *map"], frame_bytes: int) -> Float[Tensor, "N *out"]:
+    """layers(x); without gradients, on a CPU, of as many frames at once as stay near.
+
+    Args:
+        frame_bytes: of the largest map between the layers, for a frame.
+    """
+    n = max(1, NEAR // frame_bytes)
+    if len(x) <= n or not x.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return layers(x)  # type: ignore[no-any-return]
+    return torch.cat([layers(part) for part in x.split(n)])
+
+
+def product_bytes(x: Tensor) -> int:
+    """Of a number that a convolution of x says."""
+    kind = x.device.type
+    return (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype).itemsize
 
 
 def _stage(config: TokenizerConfig, residuals: int, pixels: int) -> list[nn.Module]:
