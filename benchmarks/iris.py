@@ -35,8 +35,10 @@ import torch
 from dreamer import IMAGE, Counter, Rows, talk
 from gymnasium import spaces
 from measure import Case, Done, Floor, Samples, gemm_case, machine, precisions, profiles, results, table, take_turns
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from dreamlab.agents import iris
+from dreamlab.agents.iris import tokenizer
 from dreamlab.agents.iris.config import ActorCriticConfig, DynamicsConfig, TokenizerConfig
 from dreamlab.core.errors import UserError
 from dreamlab.core.types import Batch
@@ -61,6 +63,14 @@ FLOORS: dict[str, dict[tuple[str, str], float]] = {
 """how many times as fast as the authors' fp32 each is to be"""
 AGAINST = {"dynamics_epoch": "dynamics", "imagination_plain": "imagination"}
 """the peer's case, where it is called otherwise"""
+
+
+if tokenizer.IN_ONE_PASS:
+
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+    def _added(x: Any, other: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        """What ``tokenizer.added`` multiplies."""
+        return int(conv_flop_count(x, weight, out_shape))
 
 
 class Frames(Rows):

@@ -335,6 +335,7 @@ def test_two_passes_over_a_map_make_a_norm_with_swish(compiled, mean):
     fused[0].bias.copy_(bias)
     for side in (2, 7, 32):
         x = (mean + torch.randn(3, 12, side, side + 1)).contiguous(memory_format=torch.channels_last)
+        x[0, :, 0, 0] += 100  # a corner like no other
         twin = F.silu(F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-6))
         y = fused(x)
         torch.testing.assert_close(y, twin.float(), atol=1e-5 + 1e-6 * mean, rtol=1e-5)
@@ -362,15 +363,21 @@ def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_
 
 @torch.no_grad()
 @pytest.mark.skipif(not tokenizing.IN_ONE_PASS, reason="this processor's library does not add while it convolves")
-def test_a_sum_with_a_convolution_is_rounded_once_at_most():
+def test_a_sum_with_a_convolution_is_rounded_once_at_most(monkeypatch):
     conv, x, h = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(2, 8, 9, 7), torch.randn(2, 8, 9, 7)
     torch.testing.assert_close(added(x, conv, h), x + conv(h), atol=1e-6, rtol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         x, h = x.bfloat16(), h.bfloat16()
         y = added(x, conv, h)
+        twice = x + conv(h)
     assert y.dtype == torch.bfloat16
     exact = x.float() + F.conv2d(h.float(), conv.weight.bfloat16().float(), conv.bias.bfloat16().float(), padding=1)
-    assert (y.float() - exact).abs().max() <= (x + conv.bfloat16()(h) - exact).abs().max() + 1e-3
+    assert (y - exact).abs().max() <= (twice - exact).abs().max() + 1e-3
+    monkeypatch.setattr(tokenizing, "emulates_bf16", lambda device: True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(added(x, conv, h), twice)  # the library would refuse
+    wide = conv.double()
+    assert torch.equal(added(x.double(), wide, h.double()), x.double() + wide(h.double()))
 
 
 def test_bf16_is_close_to_fp32():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import sys
@@ -42,12 +43,7 @@ class Compute:
         """
         if not self.compile:
             return fn
-        if self.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
-            warnings.warn(
-                f"--compile on a CPU wants a C++ compiler, and none of {', '.join(COMPILERS)} is on the path: it goes "
-                "on without, the same but slower; install one (apt install g++), or type --no-compile",
-                stacklevel=2,
-            )
+        if self.device.type == "cpu" and not has_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", "")):
             return fn
         return torch.compile(fn)  # type: ignore[return-value]
 
@@ -142,6 +138,19 @@ def prepare(
                 stacklevel=2,
             )
     return Compute(torch.device(device), bf16, compile and learns)
+
+
+@functools.cache
+def has_compiler(cxx: str, path: str) -> bool:
+    """Whether there is a C++ compiler, named by CXX or on the path; says so where there is none, once."""
+    found = any(shutil.which(name, path=path) for name in (cxx, *COMPILERS) if name)
+    if not found:
+        warnings.warn(
+            f"--compile on a CPU wants a C++ compiler, and none of {', '.join(COMPILERS)} is on the path: it goes "
+            "on without, the same but slower; install one (apt install g++), or type --no-compile",
+            stacklevel=3,
+        )
+    return found
 
 
 def emulates_bf16(device: torch.device) -> bool:

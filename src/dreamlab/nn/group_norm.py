@@ -23,7 +23,7 @@ LARGE = 1024
 """pixels from which PyTorch's forward is a few passes itself"""
 
 STRETCHES = 64
-"""that pixels are summed in, at most"""
+"""that pixels are summed in, at most: a power of 2"""
 
 
 class GroupNorm(nn.Module):
@@ -51,13 +51,19 @@ class GroupNormSwish(GroupNorm):
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
         if x.is_cpu and torch.is_grad_enabled():
             return _GroupNormSwish.apply(x, self.weight, self.bias, self.groups, self.eps)  # type: ignore[no-any-return]
-        if x.is_cpu and self.passes is not None:
+        if self.passes is not None and _worth_compiling(x):
             line, swish = self.passes
             rows = x.movedim(1, -1).contiguous().flatten(1, 2)
-            stretches = rows.unflatten(1, (math.gcd(rows.shape[1], STRETCHES), -1))
+            stretches = rows.unflatten(1, (math.gcd(rows.shape[1] // 2, STRETCHES), -1))
             y = swish(rows, *line(stretches, self.weight, self.bias, self.groups, self.eps))
             return y.unflatten(1, x.shape[2:]).movedim(-1, 1)  # type: ignore[no-any-return]
         return F.silu(super().forward(x), inplace=not torch.is_grad_enabled())
+
+
+def _worth_compiling(x: Float[Tensor, "N C h w"]) -> bool:
+    """Several frames of an even number of pixels: for sizes of 1 a compiler makes forms of their own, and few fit."""
+    even = not (x.shape[2] * x.shape[3]) % 2
+    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and len(x) > 1 and even
 
 
 def fuse(module: nn.Module, compiled: Callable[[Any], Any]) -> None:
@@ -73,14 +79,15 @@ def line(
 ) -> tuple[Float[Tensor, "N 1 C"], Float[Tensor, "N 1 C"]]:
     """What normalising multiplies each channel by, and then adds to it.
 
-    Pixels come in K stretches of few, so that what a compiler makes of a sum over rows stays in the nearest cache.
+    Pixels come in K stretches, short ones of most maps: what a compiler makes of a sum over rows then stays in the
+    nearest cache.
     """
     pixels, each = rows.shape[1] * rows.shape[2], rows.shape[-1] // groups
-    one = rows[:, 0, 0].float()  # (N, C): some value that the channel has, so that no digits are lost in the squares
-    beyond = rows.float() - one[:, None, None]
+    near = rows[:, :, 0].float().mean(1)  # (N, C): the mean of a few, beyond which squares lose no digits
+    beyond = rows.float() - near[:, None, None]
     total, squares = beyond.sum(2).sum(1), beyond.square().sum(2).sum(1)
-    mean = _grouped(total + pixels * one, groups) / (pixels * each)  # (N, G)
-    gap = one - _spread(mean, each).squeeze(1)
+    mean = _grouped(total + pixels * near, groups) / (pixels * each)  # (N, G)
+    gap = near - _spread(mean, each).squeeze(1)
     variance = _grouped(squares + gap * (2 * total + pixels * gap), groups) / (pixels * each)
     scale = _spread((variance.clamp(min=0) + eps).rsqrt(), each) * weight
     return scale, bias - _spread(mean, each) * scale

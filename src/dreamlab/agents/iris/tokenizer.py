@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Reconstruction
 from dreamlab.core.errors import UserError
+from dreamlab.nn.compute import emulates_bf16
 from dreamlab.nn.convolutions import unit
 from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
@@ -197,14 +198,23 @@ IN_ONE_PASS = torch.backends.mkldnn.is_available() and platform.machine().lower(
 
 
 def added(x: Float[Tensor, "N C h w"], conv: nn.Conv2d, h: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
-    """x + conv(h); without gradients, on a CPU, without writing and reading conv(h) in between."""
-    aside = torch.is_grad_enabled() or torch.compiler.is_compiling()  # what is exported has no such operation
-    if aside or not IN_ONE_PASS or not h.is_cpu or h.dtype != x.dtype:
+    """x + conv(h); without gradients, on a CPU, without writing and reading conv(h) in between (rounded once)."""
+    if not (looking(h) and IN_ONE_PASS and h.dtype == x.dtype and library_knows(h)):
         return x + conv(h)
     weight, bias = conv.weight.to(h.dtype), conv.bias.to(h.dtype)  # type: ignore[union-attr]
     form = conv.padding, conv.stride, conv.dilation, conv.groups
     convolved = torch.ops.mkldnn._convolution_pointwise.binary
     return convolved(h, x, weight, bias, *form, "add", 1.0, None, [], None)  # type: ignore[no-any-return]
+
+
+def looking(x: Tensor) -> bool:
+    """On a CPU, with no gradients asked for, and not while a graph is made: what is exported is plain."""
+    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def library_knows(x: Tensor) -> bool:
+    """Whether the CPU's library has such numbers: others it convolves for PyTorch alone, by a way round."""
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and not emulates_bf16(x.device))
 
 
 class Attention(nn.Module):
@@ -273,10 +283,10 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         downs = [i for i, layer in enumerate(layers) if isinstance(layer, Down)]
         self.full = downs[0] + 1 if downs else len(layers)  # layers until the map is no longer of the frame's size
-        self.bytes = math.prod(shape[1:]) * channels  # of such a map, each number a byte
+        self.numbers = math.prod(shape[1:]) * channels  # in such a map
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E gh gw"]:
-        return self.layers[self.full :](in_pieces(self.layers[: self.full], x, self.bytes * product_bytes(x)))
+        return self.layers[self.full :](in_pieces(self.layers[: self.full], x, self.numbers))
 
 
 class Decoder(nn.Module):
@@ -292,32 +302,27 @@ class Decoder(nn.Module):
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, shape[0], 3, padding=1)]
         self.layers = nn.Sequential(*layers)
         self.full = max((i for i, layer in enumerate(layers) if isinstance(layer, Up)), default=0)
-        self.bytes = math.prod(shape[1:]) * channels
+        self.numbers = math.prod(shape[1:]) * channels
 
     def forward(self, z: Float[Tensor, "N E gh gw"]) -> Float[Tensor, "N C h w"]:
-        return in_pieces(self.layers[self.full :], self.layers[: self.full](z), self.bytes * product_bytes(z))
+        return in_pieces(self.layers[self.full :], self.layers[: self.full](z), self.numbers)
 
 
 NEAR = 8 << 20
 """bytes that a processor's nearer caches hold of maps, from which one layer reads what the last one wrote"""
 
 
-def in_pieces(layers: nn.Sequential, x: Float[Tensor, "N *map"], frame_bytes: int) -> Float[Tensor, "N *out"]:
+def in_pieces(layers: nn.Module, x: Float[Tensor, "N C h w"], numbers: int) -> Float[Tensor, "N C2 h2 w2"]:
     """layers(x); without gradients, on a CPU, of as many frames at once as stay near.
 
     Args:
-        frame_bytes: of the largest map between the layers, for a frame.
+        numbers: in the largest map between the layers, for a frame.
     """
-    n = max(1, NEAR // frame_bytes)
-    if len(x) <= n or not x.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not looking(x):
         return layers(x)  # type: ignore[no-any-return]
-    return torch.cat([layers(part) for part in x.split(n)])
-
-
-def product_bytes(x: Tensor) -> int:
-    """Of a number that a convolution of x says."""
-    kind = x.device.type
-    return (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype).itemsize
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    n = max(1, NEAR // (numbers * dtype.itemsize))
+    return torch.cat([layers(part) for part in x.split(n)]) if len(x) > n else layers(x)
 
 
 def _stage(config: TokenizerConfig, residuals: int, pixels: int) -> list[nn.Module]:
