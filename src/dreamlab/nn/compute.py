@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dreamlab.core.errors import UserError
@@ -74,7 +75,7 @@ class Captured:
     def __init__(self, fn: Callable) -> None:
         self.fn, self.calls = fn, 0
         self.graph: Any = None
-        self.inputs: list[torch.Tensor] = []
+        self.inputs: list[Tensor] = []
         self.outputs: Any = None
 
     def __call__(self, *args: Any) -> Any:
@@ -100,7 +101,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(side)
         return found
 
-    def _capture(self, flat: list[torch.Tensor], form: Any) -> None:
+    def _capture(self, flat: list[Tensor], form: Any) -> None:
         self.inputs = [x.clone() for x in flat]
         self.graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
@@ -151,6 +152,11 @@ def has_compiler(cxx: str, path: str) -> bool:
             stacklevel=3,
         )
     return found
+
+
+def looking(x: Tensor) -> bool:
+    """On a CPU, with no gradients asked for, and not while a graph is made: what is exported is plain."""
+    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def emulates_bf16(device: torch.device) -> bool:

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamlab.nn.compute import looking
+
 LARGE = 1024
 """pixels from which PyTorch's forward is a few passes itself"""
 
@@ -62,8 +64,7 @@ class GroupNormSwish(GroupNorm):
 
 def _worth_compiling(x: Float[Tensor, "N C h w"]) -> bool:
     """Several frames of an even number of pixels: for sizes of 1 a compiler makes forms of their own, and few fit."""
-    even = not (x.shape[2] * x.shape[3]) % 2
-    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and len(x) > 1 and even
+    return looking(x) and len(x) > 1 and not (x.shape[2] * x.shape[3]) % 2
 
 
 def fuse(module: nn.Module, compiled: Callable[[Any], Any]) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Reconstruction
 from dreamlab.core.errors import UserError
-from dreamlab.nn.compute import emulates_bf16
+from dreamlab.nn.compute import emulates_bf16, looking
 from dreamlab.nn.convolutions import unit
 from dreamlab.nn.group_norm import GroupNorm, GroupNormSwish
 
@@ -205,11 +205,6 @@ def added(x: Float[Tensor, "N C h w"], conv: nn.Conv2d, h: Float[Tensor, "N C h 
     form = conv.padding, conv.stride, conv.dilation, conv.groups
     convolved = torch.ops.mkldnn._convolution_pointwise.binary
     return convolved(h, x, weight, bias, *form, "add", 1.0, None, [], None)  # type: ignore[no-any-return]
-
-
-def looking(x: Tensor) -> bool:
-    """On a CPU, with no gradients asked for, and not while a graph is made: what is exported is plain."""
-    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def library_knows(x: Tensor) -> bool:
