@@ -292,6 +292,28 @@ def test_the_fast_dream_is_the_one_of_the_protocol(run):
     assert dream.seen.image.shape == (5, agent.config.actor_critic.horizon, 3, 16, 16)
 
 
+def test_compiled_it_dreams_by_the_short_ways_and_comes_to_the_same(monkeypatch):
+    """``--compile`` on a CPU: layers over the cache as one, norms in two passes."""
+    called = set()
+
+    def compiled(self, fn):
+        return (lambda *given: called.add(fn.__name__) or fn(*given)) if self.compile else fn
+
+    monkeypatch.setattr(Compute, "compiled", compiled)
+    tokens = torch.randint(SMOKE.tokenizer.vocabulary, (5, built().model.tokenizer.tokens))
+    dreams = []
+    for compute in (COMPUTE, replace(COMPUTE, compile=True)):
+        agent = iris.build(TINY, IMAGE, spaces.Discrete(3), compute, 0, RunConfig(seed=0, envs=2))
+        called.clear()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            dreams.append(agent.imagine(tokens, agent.actor_critic.initial(5, torch.device("cpu"))))
+    assert called >= {"one_more", "line", "swish"}
+    assert torch.equal(dreams[0].seen.tokens, dreams[1].seen.tokens)
+    assert torch.equal(dreams[0].act, dreams[1].act)
+    torch.testing.assert_close(dreams[0].seen.image, dreams[1].seen.image, rtol=1e-4, atol=1e-4)
+
+
 def iris_latent(tokens):
     from dreamlab.agents.iris.model import Latent
 

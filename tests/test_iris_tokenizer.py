@@ -344,8 +344,19 @@ def test_two_passes_over_a_map_make_a_norm_with_swish(compiled, mean):
 
 def test_with_nothing_to_compile_with_norms_stay_as_they_are():
     norm = GroupNormSwish(12, 4)
+    group_norm.fuse(norm, as_it_is)
     group_norm.fuse(norm, lambda fn: fn)
     assert norm.passes is None
+
+
+def test_norms_take_maps_of_any_strides_and_refuse_a_second_derivative():
+    x = torch.randn(2, 12, 64, 128)[..., ::2].requires_grad_()
+    norm = GroupNorm(12, 4)
+    y = norm(x)
+    torch.testing.assert_close(y, F.group_norm(x, 4, eps=1e-6), atol=1e-5, rtol=1e-5)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
 
 
 def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_numbers(monkeypatch):
@@ -365,7 +376,15 @@ def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_
 @pytest.mark.skipif(not tokenizing.IN_ONE_PASS, reason="this processor's library does not add while it convolves")
 def test_a_sum_with_a_convolution_is_rounded_once_at_most(monkeypatch):
     conv, x, h = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(2, 8, 9, 7), torch.randn(2, 8, 9, 7)
-    torch.testing.assert_close(added(x, conv, h), x + conv(h), atol=1e-6, rtol=1e-6)
+    conv.requires_grad_(False)  # for the trace below
+    with torch.profiler.profile() as profile:
+        y = added(x, conv, h)
+    assert "mkldnn::_convolution_pointwise" in {event.key for event in profile.key_averages()}
+    torch.testing.assert_close(y, x + conv(h), atol=1e-6, rtol=1e-6)
+    bare = torch.nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    torch.testing.assert_close(added(x, bare, h), x + bare(h), atol=1e-6, rtol=1e-6)
+    traced = torch.jit.trace(lambda x, h: added(x, conv, h), (x, h))
+    assert torch.equal(traced(x, h), x + conv(h))
     with torch.autocast("cpu", torch.bfloat16):
         x, h = x.bfloat16(), h.bfloat16()
         y = added(x, conv, h)

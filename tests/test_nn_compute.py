@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,3 +47,21 @@ def test_denormals_are_nought_inside_the_block_and_as_they_were_after_it(before)
         assert ((tiny * 1e-10).item() == 0) == before
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("most", [1 << 62, 32 << 20, 0])
+def test_freed_memory_is_kept_also_where_glibc_takes_no_large_threshold(monkeypatch, most):
+    """Before glibc 2.35 a threshold above 32 MB is refused; another setting alone would freeze it at 128 kB."""
+    taken = {}
+
+    def mallopt(what, value):
+        if what == -3 and value > most:
+            return 0
+        taken[what] = value
+        return 1
+
+    monkeypatch.setattr(compute.sys, "platform", "linux")
+    monkeypatch.setattr(compute.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    compute.keep_freed_memory()
+    assert taken.get(-3, 0) == (min(most, 1 << 30) if most else 0)
+    assert (-1 in taken) == (-3 in taken)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamlab.core.imagination import pick, tree_map
 from dreamlab.nn import transformer
-from dreamlab.nn.compute import Compute
+from dreamlab.nn.compute import COMPILER, Compute, has_compiler
 from dreamlab.nn.transformer import Cache, Transformer, attention, drop, initialise, kept
 
 WIDTH, SLOTS = 16, 12
@@ -102,7 +102,7 @@ def test_what_a_compiler_sees_has_the_newest_weights_and_no_casts():
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16):
             whole, cache, said = net(x), net.cache(len(x), SLOTS), []
-            assert {layer.up.weight.dtype for layer in net.lent} == {torch.bfloat16}
+            assert {layer.up.weight.dtype for layer in net.lent[torch.bfloat16]} == {torch.bfloat16}
             for at in range(x.shape[1]):
                 y, cache = net.extend(x[:, at : at + 1], cache, at)
                 said.append(y)
@@ -111,16 +111,63 @@ def test_what_a_compiler_sees_has_the_newest_weights_and_no_casts():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))  # an update: the next cache lends anew
     net.cache(len(x), SLOTS)
-    assert [id(layer) for layer in net.lent] == [id(layer) for layer in net.layers]  # in float32 the layers themselves
+    assert list(map(id, net.lent[torch.float32])) == list(map(id, net.layers))  # in float32 the layers themselves
 
 
-def test_with_nothing_to_compile_with_it_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@torch.no_grad()
+def test_caches_of_both_precisions_go_on_side_by_side_inside_autocast_and_outside():
+    net, x = small(), inputs()
+    plain, said = small(), []
+    plain.load_state_dict(net.state_dict())
+    net.fuse(as_it_is)
+    for one in (net, plain):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            one.cache(len(x), SLOTS)  # by somebody who only looks
+        full = one.cache(len(x), SLOTS)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = one.cache(len(x), SLOTS)
+        for at in range(4):
+            now = x[:, at : at + 1]
+            y, full = one.extend(now, full, at)
+            z, half = one.extend(now, half, at)  # outside
+            with torch.autocast("cpu", torch.bfloat16):
+                w, half = one.extend(now, half, at)  # inside
+            said.append((y, z, w))
+    for own, others in zip(said[:4], said[4:], strict=True):
+        torch.testing.assert_close(own[0], others[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(own[1:], others[1:], rtol=0.03, atol=0.03)
+
+
+@torch.no_grad()
+def test_a_cache_made_before_fusing_goes_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transformer, "CHUNK", 4)
+    net, x = small(), inputs()
+    whole, cache = net(x), net.cache(len(x), SLOTS)
+    net.fuse(as_it_is)
+    net.cache(len(x), SLOTS)  # one of those that come after
+    for at in range(6):
+        y, cache = net.extend(x[:, at : at + 1], cache, at)
+        torch.testing.assert_close(y, whole[:, at : at + 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("others", ["", "another compiler", "a wrong CXX", "words in CXX", "no headers"])
+def test_with_nothing_to_compile_with_it_goes_on_as_it_is(others: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """torch.compile calls one compiler, by the name in CXX or else its own, and needs Python's headers."""
+    names = {"another compiler": ["tcc"], "": []}.get(others, [COMPILER])
+    for name in names:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    if "CXX" in others:
+        monkeypatch.setenv("CXX", "nowhere/g++" if others == "a wrong CXX" else f"ccache {COMPILER}")
+    if others == "no headers":
+        monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     net = small()
-    with pytest.warns(UserWarning, match=r"none of g\+\+, .* is on the path: it goes on without"):
+    with pytest.warns(UserWarning, match="it goes on without, the same but slower; install"):
         net.fuse(Compute(torch.device("cpu"), compile=True).compiled)
     assert net.fused is None
+    has_compiler.cache_clear()
 
 
 @torch.no_grad()

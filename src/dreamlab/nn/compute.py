@@ -7,10 +7,12 @@ import functools
 import os
 import shutil
 import sys
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,8 +23,8 @@ from dreamlab.core.errors import UserError
 
 F = TypeVar("F", bound=Callable)
 
-COMPILERS = ("g++", "clang++", "c++", "cl")
-"""one of which torch.compile needs on a CPU"""
+COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+"""what torch.compile calls on a CPU, where CXX names no other"""
 
 
 @dataclass(frozen=True)
@@ -143,20 +145,30 @@ def prepare(
 
 @functools.cache
 def has_compiler(cxx: str, path: str) -> bool:
-    """Whether there is a C++ compiler, named by CXX or on the path; says so where there is none, once."""
-    found = any(shutil.which(name, path=path) for name in (cxx, *COMPILERS) if name)
-    if not found:
-        warnings.warn(
-            f"--compile on a CPU wants a C++ compiler, and none of {', '.join(COMPILERS)} is on the path: it goes "
-            "on without, the same but slower; install one (apt install g++), or type --no-compile",
-            stacklevel=3,
-        )
-    return found
+    """Whether torch.compile finds what it needs on a CPU; says what is missing, once.
+
+    Args:
+        cxx: what CXX names: a compiler alone, without words before or behind it, or nothing.
+        path: where to look for it.
+    """
+    name, header = cxx or COMPILER, Path(sysconfig.get_paths()["include"], "Python.h")
+    if not shutil.which(name, path=path):
+        lacks, mend = f"a C++ compiler, and {name} is not on the path", f"install one (apt install {COMPILER})"
+    elif not header.exists():
+        lacks, mend = f"Python's headers, and there is no {header}", "install them (apt install python3-dev)"
+    else:
+        return True
+    warnings.warn(
+        f"--compile on a CPU wants {lacks}: it goes on without, the same but slower; {mend}, or type --no-compile",
+        stacklevel=3,
+    )
+    return False
 
 
 def looking(x: Tensor) -> bool:
-    """On a CPU, with no gradients asked for, and not while a graph is made: what is exported is plain."""
-    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """On a CPU, with no gradients asked for, and not while it is exported or traced: what is exported is plain."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
+    return x.is_cpu and not torch.is_grad_enabled() and not recorded
 
 
 def emulates_bf16(device: torch.device) -> bool:
@@ -199,6 +211,7 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):
         return
     m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
-    mallopt(m_mmap_threshold, 1 << 30)
+    if not (mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 32 << 20)):  # 32 MB: before glibc 2.35
+        return  # without it the next one would have all above 128 kB given back
     mallopt(m_trim_threshold, (1 << 31) - 1)
     mallopt(m_top_pad, 64 << 20)

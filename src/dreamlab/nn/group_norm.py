@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dreamlab.nn.compute import looking
 
@@ -71,8 +72,8 @@ def fuse(module: nn.Module, compiled: Callable[[Any], Any]) -> None:
     """Without gradients, on a CPU, norms with swish in ``module`` go through ``compiled(...)``, if that is another."""
     passes = compiled(line), compiled(swish)
     for part in module.modules():
-        if isinstance(part, GroupNormSwish) and passes != (line, swish):
-            part.passes = passes
+        if isinstance(part, GroupNormSwish):
+            part.passes = None if passes == (line, swish) else passes
 
 
 def line(
@@ -108,6 +109,7 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
         x, weight, _, mean, inverse = ctx.saved_tensors
         return *_back(_rows(grad), _rows(x), x, weight, mean, inverse), None, None
@@ -119,6 +121,7 @@ class _GroupNormSwish(torch.autograd.Function):
         return F.silu(_GroupNorm.forward(ctx, x, weight, bias, groups, eps), inplace=True)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
         x, weight, bias, mean, inverse = ctx.saved_tensors
         rows, each = _rows(x), x.shape[1] // mean.shape[1]
@@ -151,6 +154,8 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     """The result like x; and each group's mean and 1 / deviation (N, G), in float32."""
     n, c, h, w = x.shape
     if h * w >= LARGE:
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+            x = x.contiguous()  # the library takes no others
         y, mean, inverse = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
         return y, mean.float(), inverse.float()
     rows, each, count = _rows(x), c // groups, c * h * w // groups

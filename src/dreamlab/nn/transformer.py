@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 STRIPE = 96
 """rows of attention's matrix that are computed at once with dropout on a CPU; keys to their right are left out"""
@@ -48,6 +49,11 @@ class Cache(NamedTuple):
     """(N,) int64: slots that are filled"""
 
     @property
+    def chunks(self) -> int:
+        """C."""
+        return self.keys[0].shape[2]
+
+    @property
     def slots(self) -> int:
         """S."""
         return self.keys[0].shape[2] * self.keys[0].shape[3]
@@ -64,7 +70,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Layer(heads, width, dropout) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
         self.fused: Callable[[list[Layer], Tensor, Sequence[Tensor], Sequence[Tensor], int], Tensor] | None = None
-        self.lent: list[Layer] = []  # a list: not modules of this one
+        self.lent: dict[torch.dtype, list[Layer]] = {}  # by precision; a dict: not modules of this one
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Output t has seen inputs 0 to t. Dropout while training."""
@@ -75,10 +81,11 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def fuse(self, compiled: Callable[[Any], Any]) -> None:
-        """Extend by single inputs through ``compiled(one_more)``, if that is another; caches made before do not fit.
+        """Extend by single inputs through ``compiled(one_more)``, if that is another; older caches go on as before.
 
         For CPUs: a library's product of one query with its keys reads memory at a third of the speed it has. The
-        weights are those of when the cache was made: in bf16 they are cast then, and not for every input.
+        weights are those of when the newest cache of that precision was made: in bf16 they are cast then, and not for
+        every input (in float32 they are the live ones).
         """
         fused = compiled(one_more)
         self.fused = None if fused is one_more else fused  # as it is, it is slower than plain products
@@ -89,7 +96,7 @@ class Transformer(nn.Module):
         kind = weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         if self.fused is not None:
-            self.lent = lend(list(self.layers), self.lent, dtype)  # type: ignore[arg-type]
+            self.lent[dtype] = lend(list(self.layers), self.lent.get(dtype, []), dtype)  # type: ignore[arg-type]
         chunks = math.ceil(slots / CHUNK) if kind == "cpu" and self.fused is None else 1
         shape = (chunks, n, self.heads, math.ceil(slots / max(chunks, 1)), self.width // self.heads)
 
@@ -116,8 +123,11 @@ class Transformer(nn.Module):
         t = x.shape[1]
         if isinstance(at, int) and at + t > cache.slots:
             raise ValueError(f"{t} inputs do not fit behind {at} filled slots of {cache.slots}")
-        if isinstance(at, int) and t == 1 and self.fused is not None:
-            x = self.fused(self.lent, x, cache.keys, cache.values, at)
+        dtype = cache.keys[0].dtype
+        if isinstance(at, int) and t == 1 and self.fused is not None and dtype in self.lent and cache.chunks == 1:
+            casts = dtype != self.norm.weight.dtype
+            with torch.autocast(x.device.type, dtype if casts else None, enabled=casts):
+                x = self.fused(self.lent[dtype], x, cache.keys, cache.values, at)
             return self.norm(x), cache._replace(size=torch.full_like(cache.size, at + 1))
         if isinstance(at, int):
             attends: list[Attend] = [_alike(*kv, at) for kv in zip(cache.keys, cache.values, strict=True)]
@@ -163,19 +173,21 @@ def one_more(
     return x
 
 
+@torch.inference_mode(False)  # else what was made while somebody only looked could not be written any more
 @torch.no_grad()
 def lend(layers: list[Layer], before: list[Layer], dtype: torch.dtype) -> list[Layer]:
-    """Copies with products' weights in ``dtype``, in those lent ``before`` if there are; the layers, if they are so."""
-    if layers[0].qkv.weight.dtype == dtype:
+    """Copies with products' weights in ``dtype``, in those lent ``before`` if they fit; the layers, if they are so."""
+    own = layers[0].qkv.weight
+    if own.dtype == dtype:
         return layers
-    if not before or before[0].qkv.weight.dtype != dtype:
+    if not before or (before[0].qkv.weight.dtype, before[0].qkv.weight.device) != (dtype, own.device):
         before = copy.deepcopy(layers)
         for part in itertools.chain(*(layer.requires_grad_(False).eval().modules() for layer in before)):
             if isinstance(part, nn.Linear):
                 part.to(dtype)
     for lent, layer in zip(before, layers, strict=True):
-        for copied, own in zip(lent.parameters(), layer.parameters(), strict=True):
-            copied.copy_(own)
+        for copied, live in zip(lent.parameters(), layer.parameters(), strict=True):
+            copied.copy_(live)
     return before
 
 
@@ -303,6 +315,7 @@ class _Stripes(torch.autograd.Function):
         return torch.cat(outputs, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, *saved = ctx.saved_tensors
         stripes = _stripes(q.shape[1])

@@ -201,7 +201,7 @@ def added(x: Float[Tensor, "N C h w"], conv: nn.Conv2d, h: Float[Tensor, "N C h 
     """x + conv(h); without gradients, on a CPU, without writing and reading conv(h) in between (rounded once)."""
     if not (looking(h) and IN_ONE_PASS and h.dtype == x.dtype and library_knows(h)):
         return x + conv(h)
-    weight, bias = conv.weight.to(h.dtype), conv.bias.to(h.dtype)  # type: ignore[union-attr]
+    weight, bias = conv.weight.to(h.dtype), None if conv.bias is None else conv.bias.to(h.dtype)
     form = conv.padding, conv.stride, conv.dilation, conv.groups
     convolved = torch.ops.mkldnn._convolution_pointwise.binary
     return convolved(h, x, weight, bias, *form, "add", 1.0, None, [], None)  # type: ignore[no-any-return]
