@@ -279,6 +279,7 @@ def test_its_phases_are_its_budget_and_all_are_done(trained):
     assert agent.updates == 2 + 3 * 2
     told = {key for group, metrics in trainer.log.lines for key in metrics if group == "train"}
     assert {"kl", "loss/kl", "loss/policy", "gradient_norm/actor", "policy_entropy", "open_loop_error"} <= told
+    assert "reward_foreseen" in told
 
 
 def test_acting_step_by_step_is_observing_the_rows(trained, monkeypatch):

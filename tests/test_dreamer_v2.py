@@ -384,6 +384,8 @@ def test_it_trains_and_reports(tmp_path, id):
     assert one.updates == 2 + 96 // 8
     found = one.report("train", experience)
     assert "open_loop_error" in found
+    assert ("reward_foreseen" in found) == (id == "tiny/Catch")  # the pole brings 1 whatever happens
+    assert "end_foreseen" in found
     assert all(torch.isfinite(torch.as_tensor(v)).all() for v in found.values())
 
 

@@ -250,6 +250,9 @@ def test_it_tells_of_every_loss_and_shows_what_it_imagines(trained):
         "return_scale",
         "policy_entropy",
         "open_loop_error",
+        "reward_told",
+        "reward_foreseen",
+        "end_foreseen",
     } <= told.keys()
     assert all(math.isfinite(v) for v in told.values() if not isinstance(v, torch.Tensor))
     assert told["open_loop"].shape[1] == 3

@@ -47,7 +47,7 @@ def test_pendulum_from_numbers(tmp_path):
     "env",
     [
         "MinAtar/Breakout-v1",
-        pytest.param("MinAtar/Asterix-v1", marks=pytest.mark.xfail(reason="not learned yet: docs/results.md")),
+        pytest.param("MinAtar/Asterix-v1", marks=pytest.mark.xfail(reason="not learned yet: docs/asterix.md")),
     ],
 )
 def test_minatar_ten_times_chance(env, tmp_path):

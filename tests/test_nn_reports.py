@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dreamlab.nn import reports
+from dreamlab.nn.rssm import State
 
 GAMMA, STEPS = 0.9, 6
 
@@ -41,3 +42,82 @@ def test_after_an_end_nothing_comes():
     assert measured["real_return"] == pytest.approx(np.mean(came))
     assert measured["value_bias"] == pytest.approx(2 - np.mean(came))
     assert measured["value_mae"] == pytest.approx(np.mean(np.abs(2 - np.array(came))))
+
+
+N, T = 3, reports.CONTEXT + 40
+
+
+class Echo:
+    """A model whose h is the last row's code and action, as they are; z is ``luck``; its heads read h alone, or z."""
+
+    def __init__(self, luck: float = 0.0) -> None:
+        self.luck = luck
+        self.actions: Any = SimpleNamespace(seen=lambda act: act)
+        self.dynamics: Any = SimpleNamespace(
+            stepper=lambda: lambda before, act: State(before.stoch + act, before.stoch),
+            prior=lambda deter: torch.zeros_like(deter),
+            latents=SimpleNamespace(
+                noise=lambda n, device: torch.randn(n, 1), draw=lambda raw, noise: raw + luck * noise
+            ),
+        )
+        self.reward: Any = lambda feat: feat.sum(-1, keepdim=True)
+        self.continuation: Any = lambda feat: -feat.sum(-1, keepdim=True)
+        self.reading: Any = SimpleNamespace(
+            rew=lambda out: out.squeeze(-1), con=lambda out: (out.squeeze(-1) >= -1.5).float()
+        )
+
+    def observe(self, batch: Any) -> State:
+        """h: this row's reward less its code; z: the code, to which the next row's reward adds the action."""
+        return State((batch.rew - batch.obs["code"]).unsqueeze(-1), batch.obs["code"].unsqueeze(-1))
+
+
+def rows(scale: float = 1.0) -> SimpleNamespace:
+    """Each reward is the code and the action of the row before, 0 to 2; an episode ends where it is 2."""
+    code, act = torch.randint(2, (N, T)).float(), torch.randint(2, (N, T, 1)).float()
+    rew = torch.cat([torch.zeros(N, 1), (code + act[..., 0])[:, :-1]], 1) * scale
+    first = torch.zeros(N, T, dtype=torch.bool)
+    first[:, 0] = True
+    return SimpleNamespace(
+        obs={"code": code}, act=act, rew=rew, is_first=first, is_terminal=rew > 1.5, mask=torch.ones_like(first)
+    )
+
+
+def foreseen(model: Any, batch: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    monkeypatch.setattr(reports, "EpisodeWindows", lambda seed: lambda index, n, length: np.zeros((N, T), int))
+    experience: Any = SimpleNamespace(index=None, gather=lambda ids: batch)
+    return {name: float(value) for name, value in reports.foresight(model, experience).items()}
+
+
+def test_what_follows_from_state_and_action_is_foreseen(monkeypatch: pytest.MonkeyPatch):
+    """A row too early or too late, or another action, and next to nothing would be."""
+    torch.manual_seed(0)
+    measured = foreseen(Echo(), rows(), monkeypatch)
+    assert measured == pytest.approx(dict.fromkeys(("reward_told", "reward_foreseen", "end_told", "end_foreseen"), 1))
+
+
+def test_what_is_told_by_chance_is_seen_and_not_foreseen(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    batch = rows()
+    measured = foreseen(Echo(luck=3.0), batch, monkeypatch)
+    assert measured["reward_told"] == pytest.approx(1)
+    chance = 3.0**2 / reports.DRAWS / float(batch.rew[:, reports.CONTEXT :].var(correction=0))  # of a mean of draws
+    assert measured["reward_foreseen"] == pytest.approx(1 - chance, abs=0.5)
+    assert measured["end_foreseen"] < 0.5 < measured["end_told"]
+
+
+def test_what_never_varies_and_what_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    model, batch = Echo(), rows(scale=0.0)
+    assert foreseen(model, batch, monkeypatch) == {}
+    model.continuation = None
+    assert set(foreseen(model, rows(), monkeypatch)) == {"reward_told", "reward_foreseen"}
+
+
+def test_rows_that_are_padding_or_begin_an_episode_do_not_count(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    batch = rows()
+    batch.is_first[:, 20] = True
+    batch.mask[:, 30:] = False
+    want = foreseen(Echo(), batch, monkeypatch)
+    for wrong in (20, *range(31, T)):
+        batch.rew[:, wrong] = 50.0
+    assert want == foreseen(Echo(), batch, monkeypatch) == pytest.approx(dict.fromkeys(want, 1))

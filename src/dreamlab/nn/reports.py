@@ -16,6 +16,7 @@ from dreamlab.core.pictures import to_rgb
 from dreamlab.core.sampling import EpisodeWindows
 from dreamlab.nn.distributions import bernoulli_loss
 from dreamlab.nn.latents import Categorical, Latents
+from dreamlab.nn.rssm import State
 from dreamlab.nn.world_model import RecurrentModel, masked_mean
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ CONTEXT, FILMED, SHOWN = 5, 50, 6
 """rows that an open-loop film sees before it imagines; its length; films side by side (the papers': 5, 50, 6)"""
 SEEING, IMAGINING = (80, 150, 230), (240, 160, 60)
 """colours of the bar above a film"""
+FORESEEN, AT_ONCE, DRAWS = 64, 8, 8
+"""windows whose rewards and ends are foretold; of them at once; draws of the prior for each row"""
 WHOLE = 256
 """rows of an episode that values are compared over, at most"""
 
@@ -66,8 +69,9 @@ def report(
     gamma: float,
     reward: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Metrics:
-    """An open-loop film, its error, and the values' accuracy against real returns, of transformed rewards if told."""
-    return film(model, experience) | values(model, experience, value, gamma, reward)
+    """An open-loop film, its error, what is foreseen, and the values' accuracy against real returns, of transformed
+    rewards if told."""
+    return film(model, experience) | foresight(model, experience) | values(model, experience, value, gamma, reward)
 
 
 @torch.no_grad()
@@ -101,6 +105,57 @@ def open_loop(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
         rows = torch.stack([truth, image, (image - truth + 1) / 2], 1)
     shown = rows * valid[:, None, :, None, None, None]  # (B, 3, T, C, h, w)
     return found | {"open_loop": torch.from_numpy(framed((shown * 255).round().to(torch.uint8).cpu().numpy(), CONTEXT))}
+
+
+@torch.no_grad()
+def foresight(model: RecurrentModel, experience: Experience) -> dict[str, Tensor]:
+    """How much a model tells of rewards and ends of rows that it has seen, and how much before it sees them.
+
+    Returns:
+        ``reward_told`` and ``end_told``, from the state that was reached in a row; ``reward_foreseen`` and
+        ``end_foreseen``, from the state before it and the action, the mean of the prior's ``DRAWS``. Each is the share
+        of the variance that is told: 1 all, 0 no more than the mean, less than 0 worse. What never varies is left out.
+    """
+    rows = EpisodeWindows(0)(experience.index, FORESEEN, FILMED)
+    rows = rows[:, (rows >= 0).any(0)]
+    if rows.shape[1] <= CONTEXT:
+        return {}
+    parts = [foretold(model, experience.gather(rows[i : i + AT_ONCE])) for i in range(0, len(rows), AT_ONCE)]
+    found = {}
+    for what in ("reward", "end"):
+        came = torch.cat([part[what] for part in parts if what in part] or [torch.zeros(0)])
+        for how in ("told", "foreseen"):
+            if len(came) and came.var(correction=0) > 0:
+                said = torch.cat([part[f"{what}_{how}"] for part in parts])
+                found[f"{what}_{how}"] = 1 - (said - came).square().mean() / came.var(correction=0)
+    return found
+
+
+def foretold(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
+    """Rewards and ends of rows (R,) that are not an episode's first, and what is told and foreseen of them.
+
+    The first ``CONTEXT`` rows of each window are left out: there a model may not know yet where it is.
+    """
+    state, z = model.observe(batch), model.dynamics.latents
+    before = State(*(x[:, CONTEXT - 1 : -1].flatten(0, 1) for x in state))
+    act = model.actions.seen(batch.act)[:, CONTEXT - 1 : -1].flatten(0, 1)  # as rows hold it: chosen there
+    deter = model.dynamics.stepper()(before, act).deter
+    raw = model.dynamics.prior(deter)
+    drawn = [State(deter, z.draw(raw, z.noise(len(raw), device=raw.device))).feat for _ in range(DRAWS)]
+    seen = state.feat[:, CONTEXT:].flatten(0, 1)
+    counts = (batch.mask & ~batch.is_first)[:, CONTEXT:].flatten()
+    heads: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+        "reward": (lambda feat: model.reading.rew(model.reward(feat)).float(), batch.rew),
+    }
+    if model.continuation is not None:
+        ends = model.continuation
+        heads["end"] = (lambda feat: 1 - model.reading.con(ends(feat)).float(), batch.is_terminal)
+    found = {}
+    for what, (head, came) in heads.items():
+        found[what] = came[:, CONTEXT:].flatten().float()[counts]
+        found[f"{what}_told"] = head(seen)[counts]
+        found[f"{what}_foreseen"] = torch.stack([head(feat) for feat in drawn]).mean(0)[counts]
+    return found
 
 
 def framed(shown: np.ndarray, context: int) -> np.ndarray:
