@@ -80,17 +80,37 @@ def as_it_is(fn: Any) -> Any:
 
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [[1] * 12, [5, 1, 2, 3, 1]])
+@pytest.mark.parametrize(("line", "strips"), [(64, 1), (8, 4), (12, 1)])
 @pytest.mark.parametrize("compiled", [as_it_is, pytest.param(torch.compile, marks=pytest.mark.slow)])
-def test_as_a_compiler_sees_it_it_says_the_same(pieces: list[int], compiled: Any):
+def test_as_a_compiler_sees_it_it_says_the_same(
+    pieces: list[int], line: int, strips: int, compiled: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(transformer, "LINE", line)  # a head has 8 numbers: three strips do not fit
     net, x = small(), inputs()
     whole = net(x)
     net.fuse(compiled)
-    cache, at = net.cache(len(x), SLOTS), 0
-    for n in pieces:
-        y, cache = net.extend(x[:, at : at + n], cache, at)
-        torch.testing.assert_close(y, whole[:, at : at + n], rtol=1e-5, atol=1e-5)
-        at += n
-        assert cache.size.tolist() == [at] * len(x)
+    for plain in (True, False):
+        cache, at = net.cache(len(x), SLOTS), 0
+        assert {v.shape[1] for v in cache.values} == {2 * strips}
+        for n in pieces:
+            y, cache = net.extend(x[:, at : at + n], cache, at if plain else None)
+            torch.testing.assert_close(y, whole[:, at : at + n], rtol=1e-5, atol=1e-5)
+            at += n
+            assert cache.size.tolist() == [at] * len(x)
+
+
+@torch.no_grad()
+def test_one_and_two_inputs_go_through_what_was_compiled_and_others_do_not():
+    net, x, gone = small(), inputs(), []
+
+    def counted(fn: Any) -> Any:
+        return lambda layers, x, *rest: (gone.append((fn.__name__, x.shape[1])), fn(layers, x, *rest))[1]
+
+    net.fuse(counted)
+    cache = net.cache(len(x), SLOTS)
+    for at, n in ((0, 4), (4, 1), (5, 2), (7, 3)):
+        cache = net.extend(x[:, at : at + n], cache, at)[1]
+    assert gone == [("one_more", 1), ("two_more", 2)]
 
 
 @torch.no_grad()
@@ -111,7 +131,10 @@ def test_what_a_compiler_sees_has_the_newest_weights_and_no_casts():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))  # an update: the next cache lends anew
     net.cache(len(x), SLOTS)
-    assert list(map(id, net.lent[torch.float32])) == list(map(id, net.layers))  # in float32 the layers themselves
+    for lent, own in zip(net.lent[torch.float32], net.layers, strict=True):
+        torch.testing.assert_close(dict(lent.named_parameters()), dict(own.named_parameters()), rtol=0, atol=0)
+        assert lent.up.weight.T.is_contiguous()
+        assert not any(p.requires_grad for p in lent.parameters())
 
 
 @torch.no_grad()
@@ -139,12 +162,15 @@ def test_caches_of_both_precisions_go_on_side_by_side_inside_autocast_and_outsid
 
 
 @torch.no_grad()
-def test_a_cache_made_before_fusing_goes_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(transformer, "CHUNK", 4)
+@pytest.mark.parametrize("chunk", [4, SLOTS])
+@pytest.mark.parametrize("others", [True, False])
+def test_a_cache_made_before_fusing_goes_on(chunk: int, others: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transformer, "CHUNK", chunk)
     net, x = small(), inputs()
     whole, cache = net(x), net.cache(len(x), SLOTS)
     net.fuse(as_it_is)
-    net.cache(len(x), SLOTS)  # one of those that come after
+    if others:
+        net.cache(len(x), SLOTS)  # one of those that come after
     for at in range(6):
         y, cache = net.extend(x[:, at : at + 1], cache, at)
         torch.testing.assert_close(y, whole[:, at : at + 1], rtol=1e-5, atol=1e-5)
@@ -166,7 +192,7 @@ def test_with_nothing_to_compile_with_it_goes_on_as_it_is(others: str, monkeypat
     net = small()
     with pytest.warns(UserWarning, match="it goes on without, the same but slower; install"):
         net.fuse(Compute(torch.device("cpu"), compile=True).compiled)
-    assert net.fused is None
+    assert not net.fused
     has_compiler.cache_clear()
 
 

@@ -33,12 +33,21 @@ STRIPE = 96
 CHUNK = 68
 """slots that lie together in a cache on a CPU, where products in bf16 copy all that does not"""
 
+LINE = 64
+"""bytes that a processor fetches at once"""
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """query, key, value (B, heads, T, d) -> (B, heads, T, d)"""
+
+More = Callable[["list[Layer]", Tensor, Sequence[Tensor], Sequence[Tensor], int], Tensor]
+"""``one_more``, ``two_more``"""
 
 
 class Cache(NamedTuple):
     """Keys and values of N rows, a tensor for each layer: (N, heads, C, S / C, d), slots in C chunks.
+
+    Values may lie in P strips of their numbers, (N, heads * P, C, S / C, d / P): what is summed over slots is then read
+    in the order in which it lies.
 
     Extending writes into these tensors, behind ``size``: carry on from the newest cache alone, clone one to branch.
     """
@@ -69,7 +78,7 @@ class Transformer(nn.Module):
         self.width, self.heads, self.dropout = width, heads, dropout
         self.layers = nn.ModuleList([Layer(heads, width, dropout) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
-        self.fused: Callable[[list[Layer], Tensor, Sequence[Tensor], Sequence[Tensor], int], Tensor] | None = None
+        self.fused: dict[int, More] = {}  # by the number of inputs
         self.lent: dict[torch.dtype, list[Layer]] = {}  # by precision; a dict: not modules of this one
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -81,29 +90,32 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def fuse(self, compiled: Callable[[Any], Any]) -> None:
-        """Extend by single inputs through ``compiled(one_more)``, if that is another; older caches go on as before.
+        """Extend by one or two inputs through ``compiled(one_more)`` and ``(two_more)``, if these are others.
 
-        For CPUs: a library's product of one query with its keys reads memory at a third of the speed it has. The
-        weights are those of when the newest cache of that precision was made: in bf16 they are cast then, and not for
-        every input (in float32 they are the live ones).
+        Caches made before go on as before. For CPUs: a library's product of one query with its keys reads memory at a
+        third of the speed it has. The weights are those of when the newest cache of that precision was made: they are
+        cast then, and laid out, and not for every input.
         """
-        fused = compiled(one_more)
-        self.fused = None if fused is one_more else fused  # as it is, it is slower than plain products
+        fused = compiled(one_more), compiled(two_more)
+        self.fused = {} if fused == (one_more, two_more) else dict(zip((1, 2), fused, strict=True))  # else slower
 
     def cache(self, n: int, slots: int) -> Cache:
         """An empty cache, in the precision that products have here and now; slots are rounded up to whole chunks."""
         weight = self.norm.weight
         kind = weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        if self.fused is not None:
+        if self.fused:
             self.lent[dtype] = lend(list(self.layers), self.lent.get(dtype, []), dtype)  # type: ignore[arg-type]
-        chunks = math.ceil(slots / CHUNK) if kind == "cpu" and self.fused is None else 1
-        shape = (chunks, n, self.heads, math.ceil(slots / max(chunks, 1)), self.width // self.heads)
+        chunks = math.ceil(slots / CHUNK) if kind == "cpu" and not self.fused else 1
+        size, d = math.ceil(slots / max(chunks, 1)), self.width // self.heads
+        strips = math.ceil(d * dtype.itemsize / LINE) if self.fused else 1
+        strips = strips if d % strips == 0 else 1
 
-        def empty() -> Tensor:  # zeros: what is masked out is still multiplied by 0
+        def empty(strips: int) -> Tensor:  # zeros: what is masked out is still multiplied by 0
+            shape = (chunks, n, self.heads * strips, size, d // strips)
             return torch.zeros(shape, dtype=dtype, device=weight.device).permute(1, 2, 0, 3, 4)
 
-        keys, values = (tuple(empty() for _ in self.layers) for _ in range(2))
+        keys, values = (tuple(empty(strips) for _ in self.layers) for strips in (1, strips))
         return Cache(keys, values, torch.zeros(n, dtype=torch.int64, device=weight.device))
 
     def extend(
@@ -124,11 +136,11 @@ class Transformer(nn.Module):
         if isinstance(at, int) and at + t > cache.slots:
             raise ValueError(f"{t} inputs do not fit behind {at} filled slots of {cache.slots}")
         dtype = cache.keys[0].dtype
-        if isinstance(at, int) and t == 1 and self.fused is not None and dtype in self.lent and cache.chunks == 1:
+        if isinstance(at, int) and t in self.fused and dtype in self.lent and cache.chunks == 1:
             casts = dtype != self.norm.weight.dtype
             with torch.autocast(x.device.type, dtype if casts else None, enabled=casts):
-                x = self.fused(self.lent[dtype], x, cache.keys, cache.values, at)
-            return self.norm(x), cache._replace(size=torch.full_like(cache.size, at + 1))
+                x = self.fused[t](self.lent[dtype], x, cache.keys, cache.values, at)
+            return self.norm(x), cache._replace(size=torch.full_like(cache.size, at + t))
         if isinstance(at, int):
             attends: list[Attend] = [_alike(*kv, at) for kv in zip(cache.keys, cache.values, strict=True)]
         else:
@@ -173,18 +185,25 @@ def one_more(
     return x
 
 
+def two_more(
+    layers: list[Layer], x: Float[Tensor, "N 2 D"], keys: Sequence[Tensor], values: Sequence[Tensor], at: int
+) -> Float[Tensor, "N 2 D"]:
+    """``one_more`` for two inputs, compiled on its own: the two would be compiled for any number."""
+    return one_more(layers, x, keys, values, at)
+
+
 @torch.inference_mode(False)  # else what was made while somebody only looked could not be written any more
 @torch.no_grad()
 def lend(layers: list[Layer], before: list[Layer], dtype: torch.dtype) -> list[Layer]:
-    """Copies with products' weights in ``dtype``, in those lent ``before`` if they fit; the layers, if they are so."""
+    """Copies with products' weights in ``dtype``, laid out for few rows, in those lent ``before`` if they fit."""
     own = layers[0].qkv.weight
-    if own.dtype == dtype:
-        return layers
     if not before or (before[0].qkv.weight.dtype, before[0].qkv.weight.device) != (dtype, own.device):
         before = copy.deepcopy(layers)
         for part in itertools.chain(*(layer.requires_grad_(False).eval().modules() for layer in before)):
             if isinstance(part, nn.Linear):
                 part.to(dtype)
+                if dtype == torch.float32:  # inputs by outputs: a seventh faster there
+                    part.weight.data = part.weight.T.contiguous().T
     for lent, layer in zip(before, layers, strict=True):
         for copied, live in zip(lent.parameters(), layer.parameters(), strict=True):
             copied.copy_(live)
@@ -214,32 +233,49 @@ def _alike(keys: Tensor, values: Tensor, at: int) -> Attend:
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         n, heads, t, d = q.shape
+        strips = values.shape[1] // heads
         _write(keys, k, at)
-        _write(values, v, at)
+        _write(values, _in_strips(v, strips), at)
         if not at:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         query = (q * d**-0.5).to(keys.dtype).reshape(n * heads, t, d)
         score = torch.cat([_scores(query, chunk) for chunk in _filled(keys, at + t)], -1)  # (N*heads, T, at + T)
         if t > 1:
             score[..., at:] += _above_diagonal(t, score)
-        weights = score.softmax(-1).to(values.dtype).split(keys.shape[3], -1)
-        y = [torch.bmm(*pair) for pair in zip(weights, _filled(values, at + t), strict=True)]
-        return sum(y[1:], y[0]).view(q.shape).to(q.dtype)
+        weights = score.softmax(-1).to(values.dtype)
+        weights = weights.repeat_interleave(strips, 0) if strips > 1 else weights
+        y = [torch.bmm(*p) for p in zip(weights.split(keys.shape[3], -1), _filled(values, at + t), strict=True)]
+        return _whole(sum(y[1:], y[0]).view(n, heads * strips, t, -1), strips).to(q.dtype)
 
     return attend
 
 
 def _summed(keys: Tensor, values: Tensor, at: int) -> Attend:
-    """``_alike`` for one input and one chunk, without products: what a compiler makes two passes over memory of."""
+    """``_alike`` for few inputs and one chunk, without products: what a compiler makes two passes over memory of."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys[:, :, 0, at : at + 1], values[:, :, 0, at : at + 1] = k, v  # by [at] alone it is compiled for each number
-        query = q.float() * q.shape[-1] ** -0.5  # (N, heads, 1, d)
-        score = (query * keys[:, :, 0, : at + 1].float()).sum(-1)  # (N, heads, at + 1)
-        found = (score.softmax(-1)[..., None] * values[:, :, 0, : at + 1].float()).sum(2, keepdim=True)
-        return found.to(q.dtype)
+        (heads, t, d), strips = q.shape[1:], values.shape[1] // q.shape[1]
+        keys[:, :, 0, at : at + t] = k
+        values[:, :, 0, at : at + t] = _in_strips(v, strips)
+        query = (q.float() * d**-0.5)[:, :, :, None]  # (N, heads, T, 1, d)
+        score = (query * keys[:, :, :, : at + t].float()).sum(-1)  # (N, heads, T, at + T)
+        if t > 1:
+            score = torch.cat([score[..., :at], score[..., at:] + _above_diagonal(t, score)], -1)
+        weights = score.softmax(-1)[:, :, None, ..., None]  # (N, heads, 1, T, at + T, 1)
+        kept = values[:, :, :, : at + t].float().unflatten(1, (heads, strips))  # (N, heads, P, 1, at + T, d / P)
+        return _whole((weights * kept).sum(-2).flatten(1, 2), strips).to(q.dtype)
 
     return attend
+
+
+def _in_strips(x: Float[Tensor, "N H T d"], strips: int) -> Float[Tensor, "N HP T w"]:
+    """Each head's numbers as P heads of w = d / P."""
+    return x.unflatten(-1, (strips, -1)).transpose(2, 3).flatten(1, 2)
+
+
+def _whole(x: Float[Tensor, "N HP T w"], strips: int) -> Float[Tensor, "N H T d"]:
+    """The numbers of P strips put together again."""
+    return x.unflatten(1, (-1, strips)).transpose(2, 3).flatten(3)
 
 
 def _write(slots: Tensor, new: Tensor, at: int) -> None:
@@ -271,8 +307,9 @@ def _masked(keys: Tensor, values: Tensor, where: Tensor, seen: Tensor) -> Attend
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys[rows, :, chunk, slot] = k.transpose(1, 2).to(keys.dtype)  # (N, T, heads, d)
-        values[rows, :, chunk, slot] = v.transpose(1, 2).to(values.dtype)
-        whole = keys.flatten(2, 3), values.flatten(2, 3)  # (N, heads, S, d): a copy if there are several chunks
+        strips = values.shape[1] // q.shape[1]
+        values[rows, :, chunk, slot] = _in_strips(v, strips).transpose(1, 2).to(values.dtype)
+        whole = keys.flatten(2, 3), _whole(values.flatten(2, 3), strips)  # (N, heads, S, d): copied if in several parts
         return F.scaled_dot_product_attention(q.to(keys.dtype), *whole, attn_mask=seen).to(q.dtype)
 
     return attend
