@@ -176,7 +176,9 @@ def test_a_cache_made_before_fusing_goes_on(chunk: int, others: bool, monkeypatc
         torch.testing.assert_close(y, whole[:, at : at + 1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("others", ["", "another compiler", "a wrong CXX", "words in CXX", "no headers"])
+@pytest.mark.parametrize(
+    "others", ["", "another compiler", "a wrong CXX", "words in CXX", "an empty CXX", "no headers"]
+)
 def test_with_nothing_to_compile_with_it_goes_on_as_it_is(others: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """torch.compile calls one compiler, by the name in CXX or else its own, and needs Python's headers."""
     names = {"another compiler": ["tcc"], "": []}.get(others, [COMPILER])
@@ -186,7 +188,8 @@ def test_with_nothing_to_compile_with_it_goes_on_as_it_is(others: str, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     if "CXX" in others:
-        monkeypatch.setenv("CXX", "nowhere/g++" if others == "a wrong CXX" else f"ccache {COMPILER}")
+        named = {"a wrong CXX": "nowhere/g++", "words in CXX": f"ccache {COMPILER}", "an empty CXX": ""}
+        monkeypatch.setenv("CXX", named[others])
     if others == "no headers":
         monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     net = small()

@@ -46,7 +46,7 @@ class Compute:
         """
         if not self.compile:
             return fn
-        if self.device.type == "cpu" and not has_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", "")):
+        if self.device.type == "cpu" and not has_compiler(os.environ.get("CXX", COMPILER), os.environ.get("PATH", "")):
             return fn
         return torch.compile(fn)  # type: ignore[return-value]
 
@@ -148,12 +148,13 @@ def has_compiler(cxx: str, path: str) -> bool:
     """Whether torch.compile finds what it needs on a CPU; says what is missing, once.
 
     Args:
-        cxx: what CXX names: a compiler alone, without words before or behind it, or nothing.
+        cxx: a compiler alone, without words before or behind it; an empty name is none, as torch.compile takes it.
         path: where to look for it.
     """
-    name, header = cxx or COMPILER, Path(sysconfig.get_paths()["include"], "Python.h")
-    if not shutil.which(name, path=path):
-        lacks, mend = f"a C++ compiler, and {name} is not on the path", f"install one (apt install {COMPILER})"
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not shutil.which(cxx, path=path):
+        lacks = f"a C++ compiler, and {cxx or 'what CXX names (nothing)'} is not on the path"
+        mend = f"install one (apt install {COMPILER})" + ("" if cxx else ", unset CXX")
     elif not header.exists():
         lacks, mend = f"Python's headers, and there is no {header}", "install them (apt install python3-dev)"
     else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dreamlab.core.imagination import imagine, predict_all, tree_map
 from dreamlab.core.pictures import to_rgb
-from dreamlab.core.sampling import EpisodeWindows
+from dreamlab.core.sampling import EpisodeWindows, StreamWindows
 from dreamlab.nn.distributions import bernoulli_loss
 from dreamlab.nn.latents import Categorical, Latents
 from dreamlab.nn.rssm import State
@@ -71,7 +71,8 @@ def report(
 ) -> Metrics:
     """An open-loop film, its error, what is foreseen, and the values' accuracy against real returns, of transformed
     rewards if told."""
-    return film(model, experience) | foresight(model, experience) | values(model, experience, value, gamma, reward)
+    told = film(model, experience) | foresight(model, experience, reward)
+    return told | values(model, experience, value, gamma, reward)
 
 
 @torch.no_grad()
@@ -108,31 +109,44 @@ def open_loop(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def foresight(model: RecurrentModel, experience: Experience) -> dict[str, Tensor]:
+def foresight(
+    model: RecurrentModel, experience: Experience, reward: Callable[[Tensor], Tensor] = torch.clone
+) -> dict[str, Tensor]:
     """How much a model tells of rewards and ends of rows that it has seen, and how much before it sees them.
+
+    Windows cross episodes' ends, so that rows are as frequent as they are: inside episodes few windows reach the last.
+
+    Args:
+        reward: rewards as they are learned.
 
     Returns:
         ``reward_told`` and ``end_told``, from the state that was reached in a row; ``reward_foreseen`` and
-        ``end_foreseen``, from the state before it and the action, the mean of the prior's ``DRAWS``. Each is the share
-        of the variance that is told: 1 all, 0 no more than the mean, less than 0 worse. What never varies is left out.
+        ``end_foreseen``, from the state before it and the action, as the mean of all draws of the prior would. Each is
+        the share of the variance that is told: 1 all, 0 no more than the mean, less than 0 worse. What never varies is
+        left out.
     """
-    rows = EpisodeWindows(0)(experience.index, FORESEEN, FILMED)
-    rows = rows[:, (rows >= 0).any(0)]
-    if rows.shape[1] <= CONTEXT:
+    length = min(FILMED, experience.index.stop - experience.index.start)
+    if length <= CONTEXT:
         return {}
-    parts = [foretold(model, experience.gather(rows[i : i + AT_ONCE])) for i in range(0, len(rows), AT_ONCE)]
+    rows = StreamWindows(0)(experience.index, FORESEEN, length)
+    parts = [foretold(model, experience.gather(rows[i : i + AT_ONCE]), reward) for i in range(0, len(rows), AT_ONCE)]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     found = {}
     for what in ("reward", "end"):
-        came = torch.cat([part[what] for part in parts if what in part] or [torch.zeros(0)])
-        for how in ("told", "foreseen"):
-            if len(came) and came.var(correction=0) > 0:
-                said = torch.cat([part[f"{what}_{how}"] for part in parts])
-                found[f"{what}_{how}"] = 1 - (said - came).square().mean() / came.var(correction=0)
+        came = whole.get(what, torch.zeros(0))
+        if not len(came) or came.max() == came.min():
+            continue
+        off = (whole[f"{what}_foreseen"].mean(1) - came).square()
+        off -= whole[f"{what}_foreseen"].var(1) / DRAWS  # what so few draws are off by chance
+        for how, error in (("told", (whole[f"{what}_told"] - came).square()), ("foreseen", off)):
+            found[f"{what}_{how}"] = 1 - error.mean() / came.var(correction=0)
     return found
 
 
-def foretold(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
-    """Rewards and ends of rows (R,) that are not an episode's first, and what is told and foreseen of them.
+def foretold(
+    model: RecurrentModel, batch: Batch, reward: Callable[[Tensor], Tensor] = torch.clone
+) -> dict[str, Tensor]:
+    """Rewards and ends of rows (R,) that are not an episode's first, what is told (R,) and foreseen (R, DRAWS) of them.
 
     The first ``CONTEXT`` rows of each window are left out: there a model may not know yet where it is.
     """
@@ -145,7 +159,7 @@ def foretold(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
     seen = state.feat[:, CONTEXT:].flatten(0, 1)
     counts = (batch.mask & ~batch.is_first)[:, CONTEXT:].flatten()
     heads: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
-        "reward": (lambda feat: model.reading.rew(model.reward(feat)).float(), batch.rew),
+        "reward": (lambda feat: reward(model.reading.rew(model.reward(feat)).float()), reward(batch.rew)),
     }
     if model.continuation is not None:
         ends = model.continuation
@@ -154,7 +168,7 @@ def foretold(model: RecurrentModel, batch: Batch) -> dict[str, Tensor]:
     for what, (head, came) in heads.items():
         found[what] = came[:, CONTEXT:].flatten().float()[counts]
         found[f"{what}_told"] = head(seen)[counts]
-        found[f"{what}_foreseen"] = torch.stack([head(feat) for feat in drawn]).mean(0)[counts]
+        found[f"{what}_foreseen"] = torch.stack([head(feat) for feat in drawn], -1)[counts]
     return found
 
 
