@@ -337,9 +337,14 @@ def test_two_passes_over_a_map_make_a_norm_with_swish(compiled, mean):
         x = (mean + torch.randn(3, 12, side, side + 1)).contiguous(memory_format=torch.channels_last)
         x[0, :, 0, 0] += 100  # a corner like no other
         twin = F.silu(F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-6))
+        before = x.clone(memory_format=torch.preserve_format)
         y = fused(x)
         torch.testing.assert_close(y, twin.float(), atol=1e-5 + 1e-6 * mean, rtol=1e-5)
         assert y.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(x, before)
+        over = fused[0](x, over=True)
+        assert over.data_ptr() == x.data_ptr()
+        torch.testing.assert_close(over, y)
 
 
 def test_with_nothing_to_compile_with_norms_stay_as_they_are():
@@ -361,7 +366,8 @@ def test_norms_take_maps_of_any_strides_and_refuse_a_second_derivative():
 
 def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_numbers(monkeypatch):
     tokenizer, x, z_q = tiny((3, 32, 32)), signed(frames(5, (3, 32, 32))), torch.randn(5, 32, 4, 4)
-    learning = tokenizer.encode(x).detach(), tokenizer.decode(z_q).detach()
+    group_norm.fuse(tokenizer, as_it_is)
+    learning, given = (tokenizer.encode(x).detach(), tokenizer.decode(z_q).detach()), (x.clone(), z_q.clone())
     sizes = []
     for layer in (tokenizer.encoder.layers[0], tokenizer.decoder.layers[-1]):
         layer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
@@ -370,6 +376,8 @@ def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_
         looking = tokenizer.encode(x), tokenizer.decode(z_q)
     assert sizes == [2, 2, 1] * 2
     torch.testing.assert_close(looking, learning, atol=1e-5, rtol=1e-5)
+    assert torch.equal(x, given[0])  # blocks write over maps, never over what came in
+    assert torch.equal(z_q, given[1])
 
 
 @torch.no_grad()
@@ -378,16 +386,17 @@ def test_a_sum_with_a_convolution_is_rounded_once_at_most(monkeypatch):
     conv, x, h = torch.nn.Conv2d(8, 8, 3, padding=1), torch.randn(2, 8, 9, 7), torch.randn(2, 8, 9, 7)
     conv.requires_grad_(False)  # for the trace below
     with torch.profiler.profile() as profile:
-        y = added(x, conv, h)
-    assert "mkldnn::_convolution_pointwise" in {event.key for event in profile.key_averages()}
+        y = added(over := x.clone(), conv, h)
+    assert "mkldnn::_convolution_pointwise_" in {event.key for event in profile.key_averages()}
+    assert y.data_ptr() == over.data_ptr()
     torch.testing.assert_close(y, x + conv(h), atol=1e-6, rtol=1e-6)
     bare = torch.nn.Conv2d(8, 8, 3, padding=1, bias=False)
-    torch.testing.assert_close(added(x, bare, h), x + bare(h), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(added(x.clone(), bare, h), x + bare(h), atol=1e-6, rtol=1e-6)
     traced = torch.jit.trace(lambda x, h: added(x, conv, h), (x, h))
     assert torch.equal(traced(x, h), x + conv(h))
     with torch.autocast("cpu", torch.bfloat16):
         x, h = x.bfloat16(), h.bfloat16()
-        y = added(x, conv, h)
+        y = added(x.clone(), conv, h)
         twice = x + conv(h)
     assert y.dtype == torch.bfloat16
     exact = x.float() + F.conv2d(h.float(), conv.weight.bfloat16().float(), conv.bias.bfloat16().float(), padding=1)

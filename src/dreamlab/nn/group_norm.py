@@ -48,17 +48,23 @@ class GroupNorm(nn.Module):
 class GroupNormSwish(GroupNorm):
     """``GroupNorm``, then x sigmoid(x)."""
 
-    passes: tuple[Callable[..., Any], Callable[..., Any]] | None = None
-    """``line`` and ``swish``, compiled"""
+    passes: tuple[Callable[..., Any], ...] | None = None
+    """``line``, ``swish`` and ``swish_over``, compiled"""
 
-    def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
+    def forward(self, x: Float[Tensor, "N C h w"], over: bool = False) -> Float[Tensor, "N C h w"]:
+        """Normalised, then y sigmoid(y).
+
+        Args:
+            over: x is needed no more: where it goes through compiled passes the result is written over it.
+        """
         if x.is_cpu and torch.is_grad_enabled():
             return _GroupNormSwish.apply(x, self.weight, self.bias, self.groups, self.eps)  # type: ignore[no-any-return]
         if self.passes is not None and _worth_compiling(x):
-            line, swish = self.passes
+            line, swish, swish_over = self.passes
             rows = x.movedim(1, -1).contiguous().flatten(1, 2)
             stretches = rows.unflatten(1, (math.gcd(rows.shape[1] // 2, STRETCHES), -1))
-            y = swish(rows, *line(stretches, self.weight, self.bias, self.groups, self.eps))
+            scaled = line(stretches, self.weight, self.bias, self.groups, self.eps)
+            y = swish_over(rows, *scaled) if over else swish(rows, *scaled)
             return y.unflatten(1, x.shape[2:]).movedim(-1, 1)  # type: ignore[no-any-return]
         return F.silu(super().forward(x), inplace=not torch.is_grad_enabled())
 
@@ -70,10 +76,11 @@ def _worth_compiling(x: Float[Tensor, "N C h w"]) -> bool:
 
 def fuse(module: nn.Module, compiled: Callable[[Any], Any]) -> None:
     """Without gradients, on a CPU, norms with swish in ``module`` go through ``compiled(...)``, if that is another."""
-    passes = compiled(line), compiled(swish)
+    plain = line, swish, swish_over
+    passes = tuple(map(compiled, plain))
     for part in module.modules():
         if isinstance(part, GroupNormSwish):
-            part.passes = None if passes == (line, swish) else passes
+            part.passes = None if passes == plain else passes
 
 
 def line(
@@ -99,6 +106,11 @@ def swish(rows: Float[Tensor, "N P C"], scale: Float[Tensor, "N 1 C"], offset: F
     """y sigmoid(y) of y = rows * scale + offset, in float32, as rows are."""
     y = torch.addcmul(offset, rows.float(), scale)
     return (y * y.sigmoid()).to(rows.dtype)
+
+
+def swish_over(rows: Float[Tensor, "N P C"], scale: Float[Tensor, "N 1 C"], offset: Float[Tensor, "N 1 C"]) -> Tensor:
+    """``swish``, written over the rows: a map less that pushes others out of the nearer caches."""
+    return rows.copy_(swish(rows, scale, offset))
 
 
 class _GroupNorm(torch.autograd.Function):
