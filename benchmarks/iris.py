@@ -67,8 +67,8 @@ AGAINST = {"dynamics_epoch": "dynamics", "imagination_plain": "imagination"}
 
 if tokenizer.IN_ONE_PASS:
 
-    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
-    def _added(x: Any, other: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise_)
+    def _added(other: Any, x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         """What ``tokenizer.added`` multiplies."""
         return int(conv_flop_count(x, weight, out_shape))
 
