@@ -17,7 +17,7 @@ from dreamlab.agents import dreamer_v2
 from dreamlab.agents.dreamer_v2 import Config, Dream, actor_loss, discounts, imagined_returns, kl_loss, pieces
 from dreamlab.core.sampling import EpisodePieces
 from dreamlab.core.types import Batch, Episodes, Recorded
-from dreamlab.nn import cells, latents, optim, rssm
+from dreamlab.nn import cells, latents, optim, reports, rssm
 from dreamlab.nn.blocks import Elu
 from dreamlab.nn.distributions import OneHots, TruncatedNormal, symexp, symlog
 from dreamlab.run.config import RunConfig
@@ -387,6 +387,17 @@ def test_it_trains_and_reports(tmp_path, id):
     assert ("reward_foreseen" in found) == (id == "tiny/Catch")  # the pole brings 1 whatever happens
     assert "end_foreseen" in found
     assert all(torch.isfinite(torch.as_tensor(v)).all() for v in found.values())
+
+
+@pytest.mark.parametrize("transform", ["tanh", "symlog", "identity"])
+def test_what_is_foreseen_is_in_the_units_that_the_head_has(transform: str, monkeypatch: pytest.MonkeyPatch):
+    one, seen = agent(obs_space=VECTOR, reward_transform=transform), []
+    monkeypatch.setattr(reports, "film", lambda *_: {})
+    monkeypatch.setattr(reports, "values", lambda *_: {})
+    monkeypatch.setattr(reports, "foresight", lambda model, experience, learned: seen.append(learned) or {})
+    one.report("train", None)
+    said = torch.tensor([-0.5, 0.0, 0.9])
+    torch.testing.assert_close(seen[0](one.model.reading.rew(said[:, None])), said)
 
 
 def test_recordings_alone():

@@ -111,6 +111,10 @@ def test_one_and_two_inputs_go_through_what_was_compiled_and_others_do_not():
     for at, n in ((0, 4), (4, 1), (5, 2), (7, 3)):
         cache = net.extend(x[:, at : at + n], cache, at)[1]
     assert gone == [("one_more", 1), ("two_more", 2)]
+    with torch.enable_grad():  # what is lent has no gradients
+        net.extend(x[:, :1], net.cache(len(x), SLOTS), 0)[0].sum().backward()
+    assert gone[2:] == []
+    assert all(layer.qkv.weight.grad is not None for layer in net.layers)
 
 
 @torch.no_grad()
@@ -130,7 +134,8 @@ def test_what_a_compiler_sees_has_the_newest_weights_and_no_casts():
         assert set(net.state_dict()) == names
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))  # an update: the next cache lends anew
-    net.cache(len(x), SLOTS)
+    for _ in range(2):  # lent, and lent again
+        net.cache(len(x), SLOTS)
     for lent, own in zip(net.lent[torch.float32], net.layers, strict=True):
         torch.testing.assert_close(dict(lent.named_parameters()), dict(own.named_parameters()), rtol=0, atol=0)
         assert lent.up.weight.T.is_contiguous()
@@ -138,7 +143,11 @@ def test_what_a_compiler_sees_has_the_newest_weights_and_no_casts():
 
 
 @torch.no_grad()
-def test_caches_of_both_precisions_go_on_side_by_side_inside_autocast_and_outside():
+@pytest.mark.parametrize("line", [64, 8])  # bytes: a head in one strip, or in four and two
+def test_caches_of_both_precisions_go_on_side_by_side_inside_autocast_and_outside(
+    line: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(transformer, "LINE", line)
     net, x = small(), inputs()
     plain, said = small(), []
     plain.load_state_dict(net.state_dict())

@@ -27,6 +27,7 @@ other image sizes than 64.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -571,7 +572,8 @@ class DreamerV1:
         if phase != "train":
             return {}
         config = self.config
-        return reports.report(self.model, experience, self.value, config.gamma, lambda rew: transformed(config, rew))
+        learned = functools.partial(transformed, config)
+        return reports.report(self.model, experience, self.value, config.gamma, learned, learned)
 
     def value(self, feat: Tensor) -> Tensor:
         """What is yet to come after a state (...): the critic's value without the state's own reward."""

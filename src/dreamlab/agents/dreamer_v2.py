@@ -609,7 +609,8 @@ class DreamerV2:
         """Open-loop films; how far values are from the returns that came."""
         if phase == "prefill":
             return {}
-        return reports.report(self.model, experience, self.value, self.config.discount, self.rewards.counted)
+        gamma, rewards = self.config.discount, self.rewards
+        return reports.report(self.model, experience, self.value, gamma, rewards.counted, rewards.learned)
 
     def value(self, feat: Tensor) -> Tensor:
         """What the critic says is still to come (...): without the reward that came with the state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 import os
 import shutil
 import sys
@@ -20,6 +21,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dreamlab.core.errors import UserError
+
+MANY_FORMS: dict[str, Any] = (
+    {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+)
+"""a function is compiled anew for other sizes, precisions and modes, and all agents of a process count together"""
 
 F = TypeVar("F", bound=Callable)
 
@@ -48,7 +54,7 @@ class Compute:
             return fn
         if self.device.type == "cpu" and not has_compiler(os.environ.get("CXX", COMPILER), os.environ.get("PATH", "")):
             return fn
-        return torch.compile(fn)  # type: ignore[return-value]
+        return torch.compile(fn, **MANY_FORMS)  # type: ignore[return-value]
 
     def whole(self, fn: F) -> F:
         """A whole update as one CUDA graph, where compile is on and there is a GPU; the function itself elsewhere."""

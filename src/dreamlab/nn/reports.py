@@ -67,12 +67,17 @@ def report(
     experience: Experience,
     value: Callable[[Tensor], Tensor],
     gamma: float,
-    reward: Callable[[Tensor], Tensor] = torch.clone,
+    counted: Callable[[Tensor], Tensor] = torch.clone,
+    learned: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Metrics:
-    """An open-loop film, its error, what is foreseen, and the values' accuracy against real returns, of transformed
-    rewards if told."""
-    told = film(model, experience) | foresight(model, experience, reward)
-    return told | values(model, experience, value, gamma, reward)
+    """An open-loop film, its error, what is foreseen, and the values' accuracy against real returns.
+
+    Args:
+        counted: rewards as they count in returns.
+        learned: rewards as they are learned.
+    """
+    told = film(model, experience) | foresight(model, experience, learned)
+    return told | values(model, experience, value, gamma, counted)
 
 
 @torch.no_grad()
@@ -110,17 +115,17 @@ def open_loop(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def foresight(
-    model: RecurrentModel, experience: Experience, reward: Callable[[Tensor], Tensor] = torch.clone
+    model: RecurrentModel, experience: Experience, learned: Callable[[Tensor], Tensor] = torch.clone
 ) -> dict[str, Tensor]:
     """How much a model tells of rewards and ends of rows that it has seen, and how much before it sees them.
 
     Windows cross episodes' ends, so that rows are as frequent as they are: inside episodes few windows reach the last.
 
     Args:
-        reward: rewards as they are learned.
+        learned: rewards as they are learned.
 
     Returns:
-        ``reward_told`` and ``end_told``, from the state that was reached in a row; ``reward_foreseen`` and
+        ``reward_told`` and ``end_told``, from the state that was drawn in a row; ``reward_foreseen`` and
         ``end_foreseen``, from the state before it and the action, as the mean of all draws of the prior would. Each is
         the share of the variance that is told: 1 all, 0 no more than the mean, less than 0 worse. What never varies is
         left out.
@@ -129,7 +134,7 @@ def foresight(
     if length <= CONTEXT:
         return {}
     rows = StreamWindows(0)(experience.index, FORESEEN, length)
-    parts = [foretold(model, experience.gather(rows[i : i + AT_ONCE]), reward) for i in range(0, len(rows), AT_ONCE)]
+    parts = [foretold(model, experience.gather(rows[i : i + AT_ONCE]), learned) for i in range(0, len(rows), AT_ONCE)]
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     found = {}
     for what in ("reward", "end"):
@@ -144,7 +149,7 @@ def foresight(
 
 
 def foretold(
-    model: RecurrentModel, batch: Batch, reward: Callable[[Tensor], Tensor] = torch.clone
+    model: RecurrentModel, batch: Batch, learned: Callable[[Tensor], Tensor] = torch.clone
 ) -> dict[str, Tensor]:
     """Rewards and ends of rows (R,) that are not an episode's first, what is told (R,) and foreseen (R, DRAWS) of them.
 
@@ -159,7 +164,7 @@ def foretold(
     seen = state.feat[:, CONTEXT:].flatten(0, 1)
     counts = (batch.mask & ~batch.is_first)[:, CONTEXT:].flatten()
     heads: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
-        "reward": (lambda feat: reward(model.reading.rew(model.reward(feat)).float()), reward(batch.rew)),
+        "reward": (lambda feat: learned(model.reading.rew(model.reward(feat)).float()), learned(batch.rew)),
     }
     if model.continuation is not None:
         ends = model.continuation

@@ -136,7 +136,8 @@ class Transformer(nn.Module):
         if isinstance(at, int) and at + t > cache.slots:
             raise ValueError(f"{t} inputs do not fit behind {at} filled slots of {cache.slots}")
         dtype = cache.keys[0].dtype
-        if isinstance(at, int) and t in self.fused and dtype in self.lent and cache.chunks == 1:
+        lends = t in self.fused and dtype in self.lent and cache.chunks == 1 and not torch.is_grad_enabled()
+        if isinstance(at, int) and lends:
             casts = dtype != self.norm.weight.dtype
             with torch.autocast(x.device.type, dtype if casts else None, enabled=casts):
                 x = self.fused[t](self.lent[dtype], x, cache.keys, cache.values, at)
