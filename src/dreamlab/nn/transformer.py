@@ -97,7 +97,8 @@ class Transformer(nn.Module):
         cast then, and laid out, and not for every input.
         """
         fused = compiled(one_more), compiled(two_more)
-        self.fused = {} if fused == (one_more, two_more) else dict(zip((1, 2), fused, strict=True))  # else slower
+        plain = fused == (one_more, two_more)  # as they are, they are slower than plain products
+        self.fused = {} if plain else dict(zip((1, 2), fused, strict=True))
 
     def cache(self, n: int, slots: int) -> Cache:
         """An empty cache, in the precision that products have here and now; slots are rounded up to whole chunks."""
