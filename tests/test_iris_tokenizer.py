@@ -364,17 +364,19 @@ def test_norms_take_maps_of_any_strides_and_refuse_a_second_derivative():
         slope.sum().backward()
 
 
-def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_numbers(monkeypatch):
+@pytest.mark.parametrize(("near", "pieces"), [(2 * 32 * 32, [2, 2, 1]), (2 * 16 * 16, [1] * 5)])
+def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_numbers(near, pieces, monkeypatch):
+    """Two frames' largest maps; then two of the next size, within which the largest go one by one."""
     tokenizer, x, z_q = tiny((3, 32, 32)), signed(frames(5, (3, 32, 32))), torch.randn(5, 32, 4, 4)
     group_norm.fuse(tokenizer, as_it_is)
     learning, given = (tokenizer.encode(x).detach(), tokenizer.decode(z_q).detach()), (x.clone(), z_q.clone())
     sizes = []
     for layer in (tokenizer.encoder.layers[0], tokenizer.decoder.layers[-1]):
         layer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    monkeypatch.setattr(tokenizing, "NEAR", 2 * 32 * 32 * 32 * 4)  # two frames' largest maps
+    monkeypatch.setattr(tokenizing, "NEAR", near * 32 * 4)  # bytes of 32 channels
     with torch.no_grad():
         looking = tokenizer.encode(x), tokenizer.decode(z_q)
-    assert sizes == [2, 2, 1] * 2
+    assert sizes == pieces * 2
     torch.testing.assert_close(looking, learning, atol=1e-5, rtol=1e-5)
     assert torch.equal(x, given[0])  # blocks write over maps, never over what came in
     assert torch.equal(z_q, given[1])

@@ -64,4 +64,4 @@ def test_freed_memory_is_kept_also_where_glibc_takes_no_large_threshold(monkeypa
     monkeypatch.setattr(compute.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
     compute.keep_freed_memory()
     assert taken.get(-3, 0) == (min(most, 1 << 30) if most else 0)
-    assert (-1 in taken) == (-3 in taken)
+    assert taken.get(-1) == (-1 if most else None)  # never given back, however much an update takes

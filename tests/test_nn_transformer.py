@@ -1,4 +1,4 @@
-"""The transformer: what sees what, that a cache changes nothing, and that dropout is dropout."""
+"""The transformer: what sees what, that a cache changes nothing, nor what lies behind a sequence's end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dreamlab.core.imagination import pick, tree_map
-from dreamlab.nn import transformer
+from dreamlab.nn import attention, transformer
 from dreamlab.nn.compute import COMPILER, Compute, has_compiler
-from dreamlab.nn.transformer import Cache, Transformer, attention, drop, initialise, kept
+from dreamlab.nn.transformer import Cache, Transformer, initialise
 
 WIDTH, SLOTS = 16, 12
 
@@ -273,7 +273,28 @@ def test_initial_weights():
     assert not net.norm.bias.any()
 
 
-# -- dropout -------------------------------------------------------------------------------------------------
+# -- sequences that end early, and dropout -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [[12, 12, 12], [5, 12, 8], [3, 1, 2], [12, 0, 1]])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_sequences_that_end_early_are_each_like_one_alone(
+    lengths: list[int], p: float, monkeypatch: pytest.MonkeyPatch
+):
+    """In outputs and gradients, whatever lies behind, and under the same dropout (of whole keys, to be comparable)."""
+    monkeypatch.setattr(attention, "STRIPE", 5)
+    monkeypatch.setattr(attention, "kept", lambda shape, share: (torch.arange(shape[-1]) % 3 > 0).short().expand(shape))
+    net, x = small(p).double().train(), inputs().double().requires_grad_()
+
+    def told(outputs: list[Tensor]) -> list[Tensor]:
+        total = torch.stack([y.sin().sum() for y in outputs]).sum()
+        return [total, *torch.autograd.grad(total, [x, *net.parameters()])]
+
+    packed = told([y[:n] for y, n in zip(net(x, lengths), lengths, strict=True)])
+    alone = told([net(x[i : i + 1, :n])[0] for i, n in enumerate(lengths) if n])
+    torch.testing.assert_close(packed, alone)
+    for i, n in enumerate(lengths):
+        assert not packed[1][i, n:].any()
 
 
 def test_dropout_is_off_unless_it_trains():
@@ -281,50 +302,3 @@ def test_dropout_is_off_unless_it_trains():
     assert torch.equal(net(x), net(x))
     net.train()
     assert not torch.equal(net(x), net(x))
-
-
-def test_so_much_is_dropped_and_the_mean_stays():
-    torch.manual_seed(0)
-    share = kept((1000, 999), 0.25).float().mean().item()
-    assert share == pytest.approx(0.75, abs=0.003)
-    dropped = drop(torch.ones(10**6), 0.1)
-    assert sorted(dropped.unique().tolist()) == pytest.approx([0.0, 1 / 0.9], rel=1e-4)
-    assert dropped.mean().item() == pytest.approx(1.0, abs=0.003)
-
-
-def test_neighbours_are_dropped_independently():
-    torch.manual_seed(0)
-    mask = kept((10**6,), 0.5).float() * 2 - 1
-    for lag in (1, 2, 3, 4, 5, 8):
-        assert abs((mask[lag:] * mask[:-lag]).mean().item()) < 0.005
-
-
-@pytest.mark.parametrize("t", [1, 5, 8, 13])
-def test_attention_in_stripes_is_attention(t: int, monkeypatch: pytest.MonkeyPatch):
-    """With nothing dropped: torch's fused kernel, values and gradients."""
-    monkeypatch.setattr(transformer, "STRIPE", 4)
-    monkeypatch.setattr(transformer, "kept", lambda shape, share: torch.ones(shape, dtype=torch.int8))
-    monkeypatch.setattr(transformer, "_dropped_share", lambda p: 0.0)
-    found = []
-    for p in (0.1, 0.0):
-        torch.manual_seed(0)
-        qkv = torch.randn(3, 2, 2, t, 4, dtype=torch.float64, requires_grad=True)
-        out = attention(*qkv, p)
-        out.sin().sum().backward()
-        found.append((out, qkv.grad))
-    torch.testing.assert_close(found[0], found[1])
-
-
-def test_the_gradient_of_dropped_attention(monkeypatch: pytest.MonkeyPatch):
-    """Against a written-out twin under one mask."""
-    monkeypatch.setattr(transformer, "STRIPE", 5)
-    torch.manual_seed(0)
-    masks = (torch.rand(4, 5, 5) < 0.7).to(torch.int8)
-    monkeypatch.setattr(transformer, "kept", lambda shape, share: masks)
-    qkv = torch.randn(3, 2, 2, 5, 3, dtype=torch.float64, requires_grad=True)
-    attention(*qkv, 0.25).sin().sum().backward()
-    ours, qkv.grad = qkv.grad, None
-    q, k, v = qkv
-    score = (q @ k.mT / 3**0.5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
-    ((score.softmax(-1) * masks.view(2, 2, 5, 5) / 0.75) @ v).sin().sum().backward()
-    torch.testing.assert_close(ours, qkv.grad)

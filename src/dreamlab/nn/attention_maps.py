@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamlab.nn.attention import by_heads
 from dreamlab.nn.transformer import Transformer
 
 
@@ -19,10 +20,11 @@ def attention_weights(
     future = torch.full((x.shape[1],) * 2, -math.inf, device=x.device).triu(1)
     found: list[Tensor] = []
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = by_heads(qkv)
         weight = (q @ k.mT * q.shape[-1] ** -0.5 + future).softmax(-1)  # (B, heads, T, T)
         found.append(weight)
-        return weight @ v
+        return (weight @ v).transpose(1, 2)
 
     for layer in transformer.layers:
         x = layer(x, attend)

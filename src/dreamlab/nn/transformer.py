@@ -25,10 +25,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-STRIPE = 96
-"""rows of attention's matrix that are computed at once with dropout on a CPU; keys to their right are left out"""
+from dreamlab.nn.attention import above_diagonal, attention, by_heads, drop, packed, plus_dropped
 
 CHUNK = 68
 """slots that lie together in a cache on a CPU, where products in bf16 copy all that does not"""
@@ -36,8 +34,8 @@ CHUNK = 68
 LINE = 64
 """bytes that a processor fetches at once"""
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""query, key, value (B, heads, T, d) -> (B, heads, T, d)"""
+Attend = Callable[[Tensor], Tensor]
+"""query, key and value (..., T, 3, heads, d) -> (..., T, heads, d)"""
 
 More = Callable[["list[Layer]", Tensor, Sequence[Tensor], Sequence[Tensor], int], Tensor]
 """``one_more``, ``two_more``"""
@@ -81,13 +79,22 @@ class Transformer(nn.Module):
         self.fused: dict[int, More] = {}  # by the number of inputs
         self.lent: dict[torch.dtype, list[Layer]] = {}  # by precision; a dict: not modules of this one
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Output t has seen inputs 0 to t. Dropout while training."""
+    def forward(self, x: Float[Tensor, "B T D"], lengths: Sequence[int] | None = None) -> Float[Tensor, "B T D"]:
+        """Output t has seen inputs 0 to t. Dropout while training.
+
+        Args:
+            lengths: inputs that each sequence has, if some end before T: outputs behind mean nothing, and a CPU computes
+                hardly any of them.
+        """
         p = self.dropout if self.training else 0.0
-        x = drop(x, p)
+        if lengths is None or x.device.type != "cpu" or min(lengths) == x.shape[1]:
+            rows, lengths, in_place = x.flatten(0, 1), (x.shape[1],) * len(x), lambda y: y.unflatten(0, x.shape[:2])
+        else:
+            rows, lengths, in_place = packed(x, lengths)
+        rows = drop(rows, p)
         for layer in self.layers:
-            x = layer(x, lambda q, k, v: attention(q, k, v, p))
-        return self.norm(x)
+            rows = layer(rows, lambda qkv: attention(qkv, lengths, p))
+        return in_place(self.norm(rows))
 
     def fuse(self, compiled: Callable[[Any], Any]) -> None:
         """Extend by one or two inputs through ``compiled(one_more)`` and ``(two_more)``, if these are others.
@@ -166,12 +173,11 @@ class Layer(nn.Module):
         self.project = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "B T D"], attend: Attend) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*batch T D"], attend: Attend) -> Float[Tensor, "*batch T D"]:
         p = self.dropout if self.training else 0.0
-        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, d)
-        y = attend(*qkv.permute(2, 0, 3, 1, 4))  # (B, heads, T, d)
-        x = x + drop(self.project(y.transpose(1, 2).flatten(2)), p)
-        return x + drop(self.down(F.gelu(self.up(self.norm_mlp(x)))), p)
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))  # (..., T, 3, heads, d)
+        x = plus_dropped(x, self.project, attend(qkv).flatten(-2), p)
+        return plus_dropped(x, self.down, F.gelu(self.up(self.norm_mlp(x))), p)
 
 
 def one_more(
@@ -233,21 +239,22 @@ def _alike(keys: Tensor, values: Tensor, at: int) -> Attend:
     Two batched products a chunk: for one query on a CPU several times faster than the fused kernel in bf16.
     """
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = by_heads(qkv)
         n, heads, t, d = q.shape
         strips = values.shape[1] // heads
         _write(keys, k, at)
         _write(values, _in_strips(v, strips), at)
         if not at:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         query = (q * d**-0.5).to(keys.dtype).reshape(n * heads, t, d)
         score = torch.cat([_scores(query, chunk) for chunk in _filled(keys, at + t)], -1)  # (N*heads, T, at + T)
         if t > 1:
-            score[..., at:] += _above_diagonal(t, score)
+            score[..., at:] += above_diagonal(t, score)
         weights = score.softmax(-1).to(values.dtype)
         weights = weights.repeat_interleave(strips, 0) if strips > 1 else weights
         y = [torch.bmm(*p) for p in zip(weights.split(keys.shape[3], -1), _filled(values, at + t), strict=True)]
-        return _whole(sum(y[1:], y[0]).view(n, heads * strips, t, -1), strips).to(q.dtype)
+        return _whole(sum(y[1:], y[0]).view(n, heads * strips, t, -1), strips).to(q.dtype).transpose(1, 2)
 
     return attend
 
@@ -255,17 +262,18 @@ def _alike(keys: Tensor, values: Tensor, at: int) -> Attend:
 def _summed(keys: Tensor, values: Tensor, at: int) -> Attend:
     """``_alike`` for few inputs and one chunk, without products: what a compiler makes two passes over memory of."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = by_heads(qkv)
         (heads, t, d), strips = q.shape[1:], values.shape[1] // q.shape[1]
         keys[:, :, 0, at : at + t] = k
         values[:, :, 0, at : at + t] = _in_strips(v, strips)
         query = (q.float() * d**-0.5)[:, :, :, None]  # (N, heads, T, 1, d)
         score = (query * keys[:, :, :, : at + t].float()).sum(-1)  # (N, heads, T, at + T)
         if t > 1:
-            score = torch.cat([score[..., :at], score[..., at:] + _above_diagonal(t, score)], -1)
+            score = torch.cat([score[..., :at], score[..., at:] + above_diagonal(t, score)], -1)
         weights = score.softmax(-1)[:, :, None, ..., None]  # (N, heads, 1, T, at + T, 1)
         kept = values[:, :, :, : at + t].float().unflatten(1, (heads, strips))  # (N, heads, P, 1, at + T, d / P)
-        return _whole((weights * kept).sum(-2).flatten(1, 2), strips).to(q.dtype)
+        return _whole((weights * kept).sum(-2).flatten(1, 2), strips).to(q.dtype).transpose(1, 2)
 
     return attend
 
@@ -307,100 +315,13 @@ def _masked(keys: Tensor, values: Tensor, where: Tensor, seen: Tensor) -> Attend
     rows = torch.arange(len(where), device=where.device)[:, None]  # (N, 1)
     chunk, slot = where.div(size, rounding_mode="floor"), where % size
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = by_heads(qkv)
         keys[rows, :, chunk, slot] = k.transpose(1, 2).to(keys.dtype)  # (N, T, heads, d)
         strips = values.shape[1] // q.shape[1]
         values[rows, :, chunk, slot] = _in_strips(v, strips).transpose(1, 2).to(values.dtype)
         whole = keys.flatten(2, 3), _whole(values.flatten(2, 3), strips)  # (N, heads, S, d): copied if in several parts
-        return F.scaled_dot_product_attention(q.to(keys.dtype), *whole, attn_mask=seen).to(q.dtype)
+        y = F.scaled_dot_product_attention(q.to(keys.dtype), *whole, attn_mask=seen)
+        return y.to(q.dtype).transpose(1, 2)
 
     return attend
-
-
-# -- whole sequences, and dropout ----------------------------------------------------------------------------
-
-
-def attention(
-    q: Float[Tensor, "B H T d"], k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"], p: float = 0.0
-) -> Float[Tensor, "B H T d"]:
-    """Causal attention with dropout p of its weights.
-
-    torch's fused kernel has no dropout on a CPU, where it falls back to plain products: ``_Stripes`` does better.
-    """
-    if not p or q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-    share = _dropped_share(p)
-    q, v = q * q.shape[-1] ** -0.5, v * (1 / (1 - share))  # the smaller ones to multiply
-    flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]  # (B*H, T, d)
-    return _Stripes.apply(*flat, share).view(q.shape)  # type: ignore[no-any-return]
-
-
-class _Stripes(torch.autograd.Function):
-    """y = dropped(softmax(q k^T, causal)) v for q, k, v (M, T, d), scaled before; a stripe of rows at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:  # type: ignore[override]
-        outputs, weights, masks = [], [], []
-        with torch.autocast(q.device.type, enabled=False):
-            for a, b in _stripes(q.shape[1]):
-                score = torch.bmm(q[:, a:b], k[:, :b].mT)  # (M, b - a, b)
-                score[..., a:] += _above_diagonal(b - a, score)
-                weight = score.softmax(-1)
-                mask = kept(weight.shape, share)
-                outputs.append(torch.bmm(weight * mask, v[:, :b]))
-                weights.append(weight)
-                masks.append(mask)
-        ctx.save_for_backward(q, k, v, *weights, *masks)
-        return torch.cat(outputs, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, *saved = ctx.saved_tensors
-        stripes = _stripes(q.shape[1])
-        to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        with torch.autocast(q.device.type, enabled=False):
-            for (a, b), weight, mask in zip(stripes, saved[: len(stripes)], saved[len(stripes) :], strict=True):
-                here = grad[:, a:b]
-                to_v[:, :b] += torch.bmm((weight * mask).mT, here)
-                to_weight = torch.bmm(here, v[:, :b].mT).mul_(mask)
-                to_score = torch.ops.aten._softmax_backward_data(to_weight, weight, -1, weight.dtype)
-                to_q[:, a:b] = torch.bmm(to_score, k[:, :b])
-                to_k[:, :b] += torch.bmm(to_score.mT, q[:, a:b])
-        return to_q, to_k, to_v, None
-
-
-def _stripes(t: int) -> Sequence[tuple[int, int]]:
-    return [(a, min(a + STRIPE, t)) for a in range(0, t, STRIPE)]
-
-
-def _above_diagonal(t: int, like: Tensor) -> Tensor:
-    """(T, T): -inf where the key comes after the query, 0 elsewhere."""
-    return torch.full((t, t), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
-
-
-def drop(x: Tensor, p: float) -> Tensor:
-    """Dropout: zero with probability p, else 1 / (1 - p) times as much."""
-    if not p:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, p)
-    share = _dropped_share(p)
-    return x * kept(x.shape, share) * (1 / (1 - share))
-
-
-def kept(shape: Sequence[int], share: float) -> Tensor:
-    """int8: 0 with probability ``share`` (a multiple of 2^-16), else 1; on the CPU, from torch's global generator.
-
-    torch's own draws a number for each element; here one draw of 64 bits decides four: several times faster, and
-    small integers multiply faster than a bool masks.
-    """
-    n = math.prod(shape)
-    bits = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    ones = torch.empty(n, dtype=torch.int8)
-    return torch.ge(bits.view(torch.int16)[:n], round(share * 2**16) - 2**15, out=ones).view(*shape)
-
-
-def _dropped_share(p: float) -> float:
-    """p, as sixteen bits can draw it."""
-    return round(p * 2**16) / 2**16

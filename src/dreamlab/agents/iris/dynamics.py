@@ -24,6 +24,7 @@ Ours, not the paper's: the three q, k, v layers are one (the same numbers); a la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -96,13 +97,19 @@ class Dynamics(nn.Module):
 
     # -- learning --------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Int[Tensor, "B T K"], act: Int[Tensor, "B T"]) -> Said:
+    def forward(
+        self, tokens: Int[Tensor, "B T K"], act: Int[Tensor, "B T"], steps: Sequence[int] | None = None
+    ) -> Said:
         """Everything that is predicted from T blocks, at most ``blocks``.
+
+        Args:
+            steps: that each sequence has, if some end before T; what is predicted behind means nothing.
 
         Raises:
             UserError: more blocks than there are positions for.
         """
-        x = self.transformer(self.embedded(tokens, act))
+        lengths = None if steps is None else [n * self.block for n in steps]
+        x = self.transformer(self.embedded(tokens, act), lengths)
         x = x.unflatten(1, (-1, self.block))  # (B, T, K+1, D)
         after = x[:, :, -1]  # (B, T, D): where actions went in
         inside = torch.cat([x[:, :, : self.tokens - 1], after.unsqueeze(2)], 2)  # (B, T, K, D)
@@ -138,9 +145,11 @@ class Dynamics(nn.Module):
             end: whether action t ended the episode.
             mask: steps that are there; sequences are padded on the right, where nothing counts.
         """
-        said = self(tokens, act)
+        steps = mask.sum(1).tolist() if mask.device.type == "cpu" else None  # a GPU would wait for it
+        said = self(tokens, act, steps)
         first, *labels = labels_of(tokens, rew, end, mask)
-        logits = said.obs.flatten(1, 2)[:, :-1]  # (B, T*K - 1, V)
+        first = F.pad(first, (0, 1), value=IGNORED)  # (B, T*K): of the frame behind nothing is known
+        logits = said.obs.flatten(1, 2)
         losses = {
             "obs": mean_cross_entropy(logits, first),
             "rew": mean_cross_entropy(said.rew, labels[0]),

@@ -16,9 +16,10 @@ Maps are channels-last in memory. Norms, attention's softmax, the choice of code
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -229,14 +230,17 @@ class Attention(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size: one pixel of zeros right and below, then a 3x3 convolution of stride 2."""
+    """Half the size: one pixel of zeros right and below, then a 3x3 convolution of stride 2.
+
+    Two pixels all around, and the first row and column left out, are the same, and no copy of the map.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=2)
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h2 w2"]:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x)[..., 1:, 1:]  # type: ignore[no-any-return]
 
 
 class Up(nn.Module):
@@ -276,12 +280,19 @@ class Encoder(nn.Module):
         layers += _middle(config)
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, config.embed, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
-        downs = [i for i, layer in enumerate(layers) if isinstance(layer, Down)]
-        self.full = downs[0] + 1 if downs else len(layers)  # layers until the map is no longer of the frame's size
-        self.numbers = math.prod(shape[1:]) * channels  # in such a map
+        self.stages = stages(self.layers, [i + 1 for i, layer in enumerate(layers) if isinstance(layer, Down)])
+        self.numbers = math.prod(shape[1:]) * channels  # in a map of the frame's size
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E gh gw"]:
-        return self.layers[self.full :](in_pieces(self.layers[: self.full], x, self.numbers))
+        return self._through(x, len(self.stages) - 1)
+
+    def _through(self, x: Tensor, last: int) -> Tensor:
+        """Up to the stage ``last``, of which each makes smaller maps than the one before."""
+
+        def stage(part: Tensor) -> Tensor:
+            return self.stages[last](self._through(part, last - 1) if last else part)  # type: ignore[no-any-return]
+
+        return in_pieces(stage, x, self.numbers >> 2 * last)
 
 
 class Decoder(nn.Module):
@@ -296,25 +307,41 @@ class Decoder(nn.Module):
             layers += [Up(channels)] if halved else []
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, shape[0], 3, padding=1)]
         self.layers = nn.Sequential(*layers)
-        self.full = max((i for i, layer in enumerate(layers) if isinstance(layer, Up)), default=0)
-        self.numbers = math.prod(shape[1:]) * channels
+        self.stages = stages(self.layers, [i for i, layer in enumerate(layers) if isinstance(layer, Up)])
+        self.numbers = math.prod(shape[1:]) * channels  # in a map of the frame's size
 
     def forward(self, z: Float[Tensor, "N E gh gw"]) -> Float[Tensor, "N C h w"]:
-        return in_pieces(self.layers[self.full :], self.layers[: self.full](z), self.numbers)
+        return self._through(z, 0)
+
+    def _through(self, z: Tensor, first: int) -> Tensor:
+        """From the stage ``first`` on, of which each makes larger maps than the one before."""
+
+        def stage(part: Tensor) -> Tensor:
+            part = self.stages[first](part)
+            return self._through(part, first + 1) if first + 1 < len(self.stages) else part
+
+        return in_pieces(stage, z, self.numbers >> 2 * (len(self.stages) - 1 - first))
 
 
 NEAR = 8 << 20
 """bytes that a processor's nearer caches hold of maps, from which one layer reads what the last one wrote"""
 
 
-def in_pieces(layers: nn.Module, x: Float[Tensor, "N C h w"], numbers: int) -> Float[Tensor, "N C2 h2 w2"]:
+def stages(layers: nn.Sequential, cuts: Sequence[int]) -> tuple[nn.Module, ...]:
+    """The layers between cuts, all of one size each; a tuple: the modules stay those of ``layers``."""
+    return tuple(layers[a:b] for a, b in itertools.pairwise((0, *cuts, len(layers))))
+
+
+def in_pieces(
+    layers: Callable[[Tensor], Tensor], x: Float[Tensor, "N C h w"], numbers: int
+) -> Float[Tensor, "N C2 h2 w2"]:
     """layers(x); without gradients, on a CPU, of as many frames at once as stay near.
 
     Args:
         numbers: in the largest map between the layers, for a frame.
     """
     if not looking(x):
-        return layers(x)  # type: ignore[no-any-return]
+        return layers(x)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     n = max(1, NEAR // (numbers * dtype.itemsize))
     return torch.cat([layers(part) for part in x.split(n)]) if len(x) > n else layers(x)
