@@ -68,7 +68,7 @@ TUNED = {
 class Rows:
     """Random experience in memory (``core.protocols.Experience``): 16 streams, episodes of 100 rows."""
 
-    slots, streams, start, stop = 0, 16, 0, 600
+    slots, streams, start, stop, episode = 0, 16, 0, 600, 100
 
     def __init__(self, device: torch.device) -> None:
         rng, n = np.random.default_rng(0), self.streams * self.stop
@@ -77,7 +77,7 @@ class Rows:
         self.act = np.eye(int(ACTIONS.n), dtype=np.float32)[rng.integers(int(ACTIONS.n), size=n)]
         self.rew = rng.standard_normal(n, np.float32)
         time_of = np.arange(n) // self.streams
-        self.is_first, self.is_last = time_of % 100 == 0, time_of % 100 == 99
+        self.is_first, self.is_last = time_of % self.episode == 0, time_of % self.episode == self.episode - 1
         self.columns: dict[str, np.ndarray] = {}
 
     @property
@@ -87,8 +87,10 @@ class Rows:
     def episodes(self) -> Any:
         from dreamlab.core.types import Episodes
 
-        starts, streams = (x.ravel() for x in np.meshgrid(np.arange(0, self.stop, 100), np.arange(self.streams)))
-        return Episodes(streams, starts, starts + 100, starts >= 0)
+        starts, streams = (
+            x.ravel() for x in np.meshgrid(np.arange(0, self.stop, self.episode), np.arange(self.streams))
+        )
+        return Episodes(streams, starts, starts + self.episode, starts >= 0)
 
     def gather(self, rows: Any, obs: Collection[str] | None = None, extras: Collection[str] | None = None) -> Batch:
         ids = np.asarray(rows)

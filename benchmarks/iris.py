@@ -2,6 +2,7 @@
 
 python benchmarks/iris.py [--parts tokenizer dynamics actor-critic imagination] [--precision both]
                           [--tokenizer-batch 256] [--dynamics-batch 64] [--batch 64] [--horizon 20]
+                          [--episode 100]
                           [--peer original=PYTHON --original FOLDER] [--compile] [--json FILE] [--profile]
 
 Sizes are the paper's: frames of 3 x 64 x 64, 16 tokens, 20 steps, four actions. Batches are too unless they are given;
@@ -74,11 +75,12 @@ if tokenizer.IN_ONE_PASS:
 
 
 class Frames(Rows):
-    """Random experience in memory: one episode of 100 rows, the signs of rewards, and only what is asked for."""
+    """Random experience in memory: some 100 rows, the signs of rewards, and only what is asked for."""
 
-    streams, stop = 1, 100
+    streams = 1
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, episode: int) -> None:
+        self.episode, self.stop = episode, math.ceil(100 / episode) * episode
         super().__init__(device)
         n = len(self.rew)
         self.act = np.eye(ACTIONS, dtype=np.float32)[np.random.default_rng(1).integers(ACTIONS, size=n)]
@@ -147,13 +149,13 @@ def our_cases(chosen: argparse.Namespace, compute: Compute, precision: str) -> I
         floor = None if least is None else Floor(f"original_{AGAINST.get(name, name)}", "fp32", least)
         return Case(name, precision, about, unit, rows, run, counter.flops / 1e9, floor)
 
-    tokenising, frames = build(chosen, compute), Frames(compute.device)
+    tokenising, frames = build(chosen, compute), Frames(compute.device, chosen.episode)
     if "tokenizer" in chosen.parts:
         n, learn = chosen.tokenizer_batch, tokenising.learn_tokenizer
         yield case("tokenizer", f"tokenizer's update, {n} frames", "updates", "frames", n, partial(learn, frames))
     if set(chosen.parts) == {"tokenizer"}:
         return
-    agent, rows = build(chosen, compute), Frames(compute.device)
+    agent, rows = build(chosen, compute), Frames(compute.device, chosen.episode)
     agent.tokens(rows, rows.ids)
     if "dynamics" in chosen.parts:
         blocks = agent.config.dynamics.blocks
@@ -218,7 +220,7 @@ def original(python: str, chosen: argparse.Namespace, device: str) -> Iterator[l
     arguments = [
         *("--original", chosen.original, "--device", device, "--threads", str(chosen.threads)),
         *("--tokenizer-batch", str(chosen.tokenizer_batch), "--dynamics-batch", str(chosen.dynamics_batch)),
-        *("--batch", str(chosen.batch), "--horizon", str(chosen.horizon)),
+        *("--batch", str(chosen.batch), "--horizon", str(chosen.horizon), "--episode", str(chosen.episode)),
     ]
     held = {
         "tokenizer": (chosen.tokenizer_batch, "updates", "frames"),
@@ -265,6 +267,14 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=60_000,
         metavar="N",
         help="frames in the replay, for the share of tokenising; 60,000 is the mean over the paper's epochs",
+    )
+    parser.add_argument(
+        "--episode",
+        type=int,
+        default=100,
+        metavar="N",
+        help="rows of an episode, at whose end the dynamics' windows end too; a random policy's have 39 in Breakout, "
+        "where a lost life ends one, and 930 in Pong",
     )
     parser.add_argument("--precision", default="both", choices=["fp32", "bf16", "both"])
     parser.add_argument("--compile", action="store_true", help="as `dreamlab train --compile`")

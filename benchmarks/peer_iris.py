@@ -35,7 +35,7 @@ UNNEEDED = ("wandb", "gym", "torchvision", "PIL", "cv2", "psutil", "requests", "
 """what the files import and these cases do not use"""
 ACTIONS = 4
 ROWS = 100
-"""steps in memory: one episode, as we have it"""
+"""steps in memory, or more by whole episodes, as we have it"""
 BURN_IN = 20
 
 
@@ -47,6 +47,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dynamics-batch", type=int, default=64, metavar="N", help="windows of 20 steps")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="starts of dreams")
     parser.add_argument("--horizon", type=int, default=20, metavar="N", help="imagined steps")
+    parser.add_argument("--episode", type=int, default=100, metavar="N", help="steps of an episode")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 takes all cores")
     return parser.parse_args()
@@ -132,7 +133,8 @@ class Cases:
             "actor_critic": torch.optim.Adam(actor_critic.parameters(), 1e-4),
         }
         self.dataset = EpisodesDataset()
-        self.dataset.add_episode(episode())
+        for _ in range(-(-ROWS // chosen.episode)):
+            self.dataset.add_episode(episode(chosen.episode))
 
     def _batch(self, n: int, length: int, from_start: bool) -> dict[str, torch.Tensor]:
         """As the trainer samples it."""
@@ -191,18 +193,18 @@ class Cases:
         return count * self.chosen.batch * self.chosen.horizon
 
 
-def episode() -> Any:
-    """Random steps that end."""
+def episode(n: int) -> Any:
+    """n random steps, the last of which ends it."""
     from episode import Episode
 
-    ends = torch.zeros(ROWS, dtype=torch.int64)
+    ends = torch.zeros(n, dtype=torch.int64)
     ends[-1] = 1
     return Episode(
-        observations=torch.randint(256, (ROWS, 3, 64, 64), dtype=torch.uint8),
-        actions=torch.randint(ACTIONS, (ROWS,)),
-        rewards=torch.randn(ROWS).sign(),
+        observations=torch.randint(256, (n, 3, 64, 64), dtype=torch.uint8),
+        actions=torch.randint(ACTIONS, (n,)),
+        rewards=torch.randn(n).sign(),
         ends=ends,
-        mask_padding=torch.ones(ROWS, dtype=torch.bool),
+        mask_padding=torch.ones(n, dtype=torch.bool),
     )
 
 
