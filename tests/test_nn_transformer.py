@@ -297,6 +297,17 @@ def test_sequences_that_end_early_are_each_like_one_alone(
         assert not packed[1][i, n:].any()
 
 
+@torch.no_grad()
+def test_what_is_traced_or_exported_takes_any_number_of_sequences():
+    net, x = small(), inputs(5)
+    several = {0: torch.export.Dim("several")}
+    for form in (
+        torch.jit.trace(net, (inputs(3),)),
+        torch.export.export(net, (inputs(3),), dynamic_shapes=(several,)).module(),
+    ):
+        torch.testing.assert_close(form(x), net(x))
+
+
 def test_dropout_is_off_unless_it_trains():
     net, x = small(0.5), inputs()
     assert torch.equal(net(x), net(x))

@@ -64,22 +64,26 @@ def _rounded(lengths: Sequence[int], t: int) -> Lengths:
     return tuple(longer)
 
 
-def attention(qkv: Float[Tensor, "P 3 H d"], lengths: Lengths, p: float = 0.0) -> Float[Tensor, "P H d"]:
-    """Causal attention of packed sequences, with dropout p of its weights.
+def attention(qkv: Float[Tensor, "P 3 H d"], lengths: int | Lengths, p: float = 0.0) -> Float[Tensor, "P H d"]:
+    """Causal attention of sequences that lie one behind another, with dropout p of its weights.
 
     torch's fused kernel takes sequences of one length and has no dropout on a CPU, where it falls back to plain
-    products: ``_Stripes`` does better. Elsewhere all lengths are to be the same.
+    products: ``_Stripes`` does better.
+
+    Args:
+        lengths: one that all have; or, on a CPU, of each.
     """
-    ragged = lengths[0] != lengths[-1]
-    if qkv.device.type == "cpu" and (p or ragged):
-        return _Stripes.apply(qkv, lengths, _dropped_share(p))  # type: ignore[no-any-return]
-    q, k, v = by_heads(qkv.unflatten(0, (len(lengths), -1)))
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True).transpose(1, 2).flatten(0, 1)
+    if not isinstance(lengths, tuple):
+        if not p or qkv.device.type != "cpu":
+            q, k, v = by_heads(qkv.unflatten(0, (-1, lengths)))
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True).transpose(1, 2).flatten(0, 1)
+        lengths = (lengths,) * (len(qkv) // lengths)
+    return _Stripes.apply(qkv, lengths, _dropped_share(p))  # type: ignore[no-any-return]
 
 
-def by_heads(qkv: Float[Tensor, "B T 3 H d"]) -> Float[Tensor, "3 B H T d"]:
+def by_heads(qkv: Float[Tensor, "B T 3 H d"]) -> tuple[Float[Tensor, "B H T d"], ...]:
     """Each head's queries, keys and values."""
-    return qkv.permute(2, 0, 3, 1, 4)
+    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class _Stripes(torch.autograd.Function):

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dreamlab.nn.attention import above_diagonal, attention, by_heads, drop, packed, plus_dropped
+from dreamlab.nn.attention import Lengths, above_diagonal, attention, by_heads, drop, packed, plus_dropped
 
 CHUNK = 68
 """slots that lie together in a cache on a CPU, where products in bf16 copy all that does not"""
@@ -83,17 +83,18 @@ class Transformer(nn.Module):
         """Output t has seen inputs 0 to t. Dropout while training.
 
         Args:
-            lengths: inputs that each sequence has, if some end before T: outputs behind mean nothing, and a CPU computes
-                hardly any of them.
+            lengths: inputs that each sequence has, if some end before T: outputs behind mean nothing, and a CPU
+                computes hardly any of them.
         """
         p = self.dropout if self.training else 0.0
         if lengths is None or x.device.type != "cpu" or min(lengths) == x.shape[1]:
-            rows, lengths, in_place = x.flatten(0, 1), (x.shape[1],) * len(x), lambda y: y.unflatten(0, x.shape[:2])
+            sizes: int | Lengths = x.shape[1]
+            rows, in_place = x.flatten(0, 1), lambda y: y.unflatten(0, x.shape[:2])
         else:
-            rows, lengths, in_place = packed(x, lengths)
+            rows, sizes, in_place = packed(x, lengths)
         rows = drop(rows, p)
         for layer in self.layers:
-            rows = layer(rows, lambda qkv: attention(qkv, lengths, p))
+            rows = layer(rows, lambda qkv: attention(qkv, sizes, p))
         return in_place(self.norm(rows))
 
     def fuse(self, compiled: Callable[[Any], Any]) -> None:
