@@ -177,6 +177,12 @@ def test_padding_changes_nothing():
     assert all(torch.equal(metrics[name], again[name]) for name in metrics)
 
 
+def test_where_nothing_is_there_nothing_is_lost():
+    net = small(dropout=0.5).train()
+    tokens, act, rew, end, mask = data(2, 4)
+    assert net.losses(tokens, act, rew, end, mask & False)[0].item() == 0
+
+
 def test_a_single_token_is_no_pair():
     net = small(tokens=1)
     total, metrics = net.losses(*data(1, 1, tokens=1))

@@ -15,6 +15,7 @@ from dreamlab.agents.iris.config import TokenizerConfig
 from dreamlab.agents.iris.perceptual import Lpips, WithLpips, WithoutLpips, make, settle
 from dreamlab.agents.iris.tokenizer import (
     Attention,
+    Down,
     Tokenizer,
     Up,
     added,
@@ -364,19 +365,43 @@ def test_norms_take_maps_of_any_strides_and_refuse_a_second_derivative():
         slope.sum().backward()
 
 
-@pytest.mark.parametrize(("near", "pieces"), [(2 * 32 * 32, [2, 2, 1]), (2 * 16 * 16, [1] * 5)])
+@pytest.mark.parametrize(("h", "w"), [(8, 8), (2, 6), (4, 2)])
+def test_a_halving_pads_right_and_below(h, w):
+    down, x = Down(3), torch.randn(2, 3, h, w, requires_grad=True)
+    conv = torch.nn.functional.conv2d
+    twin = conv(torch.nn.functional.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
+    y = down(x)
+    assert y.shape == (2, 3, h // 2, w // 2)
+    torch.testing.assert_close(y, twin)
+    grads = [torch.autograd.grad(z.sin().sum(), [x, down.conv.weight]) for z in (y, twin)]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("near", "pieces"),
+    [
+        (2 * 32 * 32, {32: [2, 2, 1], 16: [5], 8: [5]}),
+        (2 * 16 * 16, {32: [1] * 5, 16: [2, 2, 1], 8: [5]}),
+    ],
+)
 def test_without_gradients_frames_go_in_pieces_and_sums_in_one_pass_to_the_same_numbers(near, pieces, monkeypatch):
     """Two frames' largest maps; then two of the next size, within which the largest go one by one."""
     tokenizer, x, z_q = tiny((3, 32, 32)), signed(frames(5, (3, 32, 32))), torch.randn(5, 32, 4, 4)
     group_norm.fuse(tokenizer, as_it_is)
     learning, given = (tokenizer.encode(x).detach(), tokenizer.decode(z_q).detach()), (x.clone(), z_q.clone())
-    sizes = []
-    for layer in (tokenizer.encoder.layers[0], tokenizer.decoder.layers[-1]):
-        layer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    sizes: dict[int, list[int]] = {32: [], 16: [], 8: []}  # of pieces, by the side of their maps
+
+    def listen(layer, given):
+        side = given[0].shape[-1] * (2 if isinstance(layer, Up) else 1)
+        sizes[side].append(len(given[0]))
+
+    for layer in (*tokenizer.encoder.layers, *tokenizer.decoder.layers):
+        if isinstance(layer, Down | Up):
+            layer.register_forward_pre_hook(listen)
     monkeypatch.setattr(tokenizing, "NEAR", near * 32 * 4)  # bytes of 32 channels
     with torch.no_grad():
         looking = tokenizer.encode(x), tokenizer.decode(z_q)
-    assert sizes == pieces * 2
+    assert sizes == {side: each * 2 for side, each in pieces.items()}
     torch.testing.assert_close(looking, learning, atol=1e-5, rtol=1e-5)
     assert torch.equal(x, given[0])  # blocks write over maps, never over what came in
     assert torch.equal(z_q, given[1])

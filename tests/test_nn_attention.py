@@ -69,16 +69,19 @@ def test_the_gradient_of_dropped_attention(lengths, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(ours, torch.autograd.grad(twin.sin().sum(), qkv)[0])
 
 
-def test_in_bf16_its_gradient_is_as_near_as_numbers_are():
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_in_bf16_its_gradients_are_as_near_as_numbers_are(offset: float):
+    """Of queries, keys and values each; also where all keys, and all values, have much in common."""
     lengths, found = (130, 130, 40), []
-    qkv = sequences(lengths, 2, 16)
+    qkv = sequences(lengths, 2, 16).detach()
+    qkv[:, 1:] += offset
     for dtype in (torch.float64, torch.bfloat16):
-        x = qkv.detach().to(dtype).requires_grad_()
+        x = qkv.bfloat16().to(dtype).requires_grad_()
         y = parts._Stripes.apply(x, lengths, 0.0)
         (grad,) = torch.autograd.grad(y, x, torch.ones_like(y) * torch.linspace(-1, 1, 16).to(dtype))
-        found.append((y.double(), grad.double()))
+        found.append((y.double(), *grad.double().unbind(1)))
     for exact, rough in zip(*found, strict=True):
-        assert (exact - rough).abs().mean() < 0.01 * exact.abs().mean()
+        assert (exact - rough).abs().mean() < 0.02 * exact.abs().mean()
 
 
 def test_without_dropout_and_of_one_length_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch):
@@ -128,6 +131,15 @@ def test_so_much_is_dropped_and_the_mean_stays():
     dropped = drop(torch.ones(10**6), 0.1)
     assert sorted(dropped.unique().tolist()) == pytest.approx([0.0, 1 / 0.9], rel=1e-4)
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.003)
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.5, 0.999999, 1.0])
+def test_dropout_of_any_probability_stays_finite(p: float):
+    torch.manual_seed(0)
+    qkv, x = torch.randn(7, 3, 2, 4), torch.randn(7, 8)
+    for y in (drop(x, p), plus_dropped(x, nn.Linear(8, 8), x, p), attention(qkv, 7, p), attention(qkv, (4, 3), p)):
+        assert y.isfinite().all()
+    assert kept((0, 3), p).shape == (0, 3)
 
 
 def test_torchs_seed_says_what_is_dropped():

@@ -297,6 +297,18 @@ def test_sequences_that_end_early_are_each_like_one_alone(
         assert not packed[1][i, n:].any()
 
 
+@pytest.mark.parametrize("lengths", [[12, 12], [1, 2, 3, 4], [12, 13, 1], []])
+def test_lengths_that_do_not_fit_are_refused(lengths: list[int]):
+    with pytest.raises(ValueError, match="lengths must be 3 of at most 12, got"):
+        small()(inputs(), lengths)
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_no_sequence_and_none_that_has_begun_are_no_error(n: int):
+    net = small(0.5).train()
+    assert net(inputs(n), [0] * n).shape == (n, SLOTS, WIDTH)
+
+
 @torch.no_grad()
 def test_what_is_traced_or_exported_takes_any_number_of_sequences():
     net, x = small(), inputs(5)

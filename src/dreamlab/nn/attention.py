@@ -58,9 +58,9 @@ def _rounded(lengths: Sequence[int], t: int) -> Lengths:
     """
     missing, longer = -sum(lengths) % max(t // 2, 1), []
     for n in lengths:
-        more = min(missing, t - n)
-        longer.append(n + more)
-        missing -= more
+        added = min(missing, t - n)
+        longer.append(n + added)
+        missing -= added
     return tuple(longer)
 
 
@@ -74,7 +74,7 @@ def attention(qkv: Float[Tensor, "P 3 H d"], lengths: int | Lengths, p: float = 
         lengths: one that all have; or, on a CPU, of each.
     """
     if not isinstance(lengths, tuple):
-        if not p or qkv.device.type != "cpu":
+        if not p or qkv.device.type != "cpu" or not len(qkv):
             q, k, v = by_heads(qkv.unflatten(0, (-1, lengths)))
             return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True).transpose(1, 2).flatten(0, 1)
         lengths = (lengths,) * (len(qkv) // lengths)
@@ -97,7 +97,7 @@ class _Stripes(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, lengths: Lengths, share: float) -> Tensor:  # type: ignore[override]
         heads, d = qkv.shape[2:]
         q, k, v = _apart(qkv, lengths)  # (M, T, d) each, M = B * heads
-        y, saved = qkv.new_empty(len(qkv), 1, heads, d), []
+        y, saved = qkv.new_empty(len(qkv), heads, d), []
         nothing, future = q.new_empty(()), above_diagonal(min(STRIPE, lengths[0]), q)
         with torch.autocast(qkv.device.type, enabled=False):
             for m, a, b in _stripes(lengths, heads):
@@ -105,11 +105,11 @@ class _Stripes(torch.autograd.Function):
                 score[..., a:] += future[: b - a, : b - a]
                 weight = torch.softmax(score, -1, out=score)
                 dropped = weight * kept(weight.shape, share) if share else weight
-                _together(_product(dropped, v[:m, :b], 1 / (1 - share), nothing)[None], lengths, y, a)
+                _together(_product(dropped, v[:m, :b], 1 / (1 - share), nothing)[None], lengths, y[:, None], a)
                 saved += [weight, dropped]
-        ctx.save_for_backward(q, k, v, y[:, 0], *saved)
+        ctx.save_for_backward(q, k, v, y, *saved)
         ctx.lengths, ctx.share = lengths, share
-        return y[:, 0]
+        return y
 
     @staticmethod
     @once_differentiable
@@ -117,20 +117,23 @@ class _Stripes(torch.autograd.Function):
         q, k, v, y, *saved = ctx.saved_tensors
         lengths, (heads, d) = ctx.lengths, y.shape[1:]
         back, to_kv = grad.new_empty(len(grad), 3, heads, d), k.new_empty(2, *k.shape)
-        nothing, scale, more, done = q.new_empty(()), d**-0.5, 1 / (1 - ctx.share), 0
-        room = q.new_empty(max(weight.numel() for weight in saved))
+        nothing, scale, gain, done = q.new_empty(()), d**-0.5, 1 / (1 - ctx.share), 0
+        room = q.new_empty(max((weight.numel() for weight in saved), default=0))
         (less,) = _apart((grad * y).sum(-1).neg_()[:, None, :, None], lengths)  # (M, T, 1)
         (grads,) = _apart(grad[:, None], lengths)
+        beyond = k - k.mean(
+            1, keepdim=True
+        )  # to_score sums to 0, in bf16 roughly: times what all keys share it is error
         stripes = zip(_stripes(lengths, heads), saved[::2], saved[1::2], strict=True)
         with torch.autocast(grad.device.type, enabled=False):
             for (m, a, b), weight, dropped in reversed(list(stripes)):
                 here = grads[:m, a:b]
                 to_score = room[: weight.numel()].view_as(weight)
-                torch.baddbmm(nothing, here, v[:m, :b].mT, beta=0, alpha=more, out=to_score)
+                torch.baddbmm(nothing, here, v[:m, :b].mT, beta=0, alpha=gain, out=to_score)
                 to_score.mul_(dropped).addcmul_(weight, less[:m, a:b])
-                _together(_product(to_score, k[:m, :b], scale, nothing)[None], lengths, back[:, :1], a)
+                _together(_product(to_score, beyond[:m, :b], scale, nothing)[None], lengths, back[:, :1], a)
                 to_k = _product(to_score.mT, q[:m, a:b], scale, nothing)
-                to_v = _product(dropped.mT, here, more, nothing)
+                to_v = _product(dropped.mT, here, gain, nothing)
                 for whole, part in zip(to_kv, (to_k, to_v), strict=True):
                     whole[:done, :b] += part[:done]
                     whole[done:m, :b] = part[done:]  # matrices that end in this stripe
@@ -142,11 +145,11 @@ class _Stripes(torch.autograd.Function):
 def _apart(x: Float[Tensor, "P G H d"], lengths: Lengths) -> Float[Tensor, "G BH T d"]:
     """Each sequence's heads on their own, with zeros behind it: a matrix of T rows each."""
     g, heads, d = x.shape[1:]
-    whole, t = lengths.count(lengths[0]), lengths[0]
+    longest, t = lengths.count(lengths[0]), lengths[0]
     apart = x.new_empty(g, len(lengths), heads, t, d)
-    apart[:, :whole] = x[: whole * t].unflatten(0, (whole, t)).permute(2, 0, 3, 1, 4)
-    begin = whole * t
-    for b, n in enumerate(lengths[whole:], whole):
+    apart[:, :longest] = x[: longest * t].unflatten(0, (longest, t)).permute(2, 0, 3, 1, 4)
+    begin = longest * t
+    for b, n in enumerate(lengths[longest:], longest):
         apart[:, b, :, :n] = x[begin : begin + n].permute(1, 2, 0, 3)
         apart[:, b, :, n:] = 0
         begin += n
@@ -155,11 +158,11 @@ def _apart(x: Float[Tensor, "P G H d"], lengths: Lengths) -> Float[Tensor, "G BH
 
 def _together(apart: Float[Tensor, "G m s d"], lengths: Lengths, x: Float[Tensor, "P G H d"], at: int = 0) -> None:
     """``_apart`` undone: rows from ``at`` on of the first m matrices are written to where they lie in x."""
-    apart, t, whole = apart.unflatten(1, (-1, x.shape[2])), lengths[0], lengths.count(lengths[0])
+    apart, t, longest = apart.unflatten(1, (-1, x.shape[2])), lengths[0], lengths.count(lengths[0])
     s = apart.shape[3]
-    x[: whole * t].unflatten(0, (whole, t))[:, at : at + s] = apart[:, :whole].permute(1, 3, 0, 2, 4)
-    begin = whole * t
-    for b, n in enumerate(lengths[whole:], whole):
+    x[: longest * t].unflatten(0, (longest, t))[:, at : at + s] = apart[:, :longest].permute(1, 3, 0, 2, 4)
+    begin = longest * t
+    for b, n in enumerate(lengths[longest:], longest):
         if n > at:
             x[begin + at : begin + min(n, at + s)] = apart[:, b, :, : n - at].permute(2, 0, 1, 3)
         begin += n
@@ -188,23 +191,21 @@ def above_diagonal(t: int, like: Tensor) -> Float[Tensor, "T T"]:
 
 def drop(x: Tensor, p: float) -> Tensor:
     """Dropout: zero with probability p, else 1 / (1 - p) times as much."""
-    if not p:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, p)
+    if not p or x.device.type != "cpu":
+        return F.dropout(x, p) if p else x
     share = _dropped_share(p)
-    return x * kept(x.shape, share) * (1 / (1 - share))
+    return x * kept(x.shape, share) * (1 / (1 - share)) if share else x
 
 
 def plus_dropped(
     x: Float[Tensor, "*batch D"], layer: nn.Linear, h: Float[Tensor, "*batch I"], p: float
 ) -> Float[Tensor, "*batch D"]:
-    """x + drop(layer(h), p)."""
-    if not p or x.device.type != "cpu":
-        return x + drop(layer(h), p)
+    """x + drop(layer(h), p). With dropout on a CPU the layer's weights are read, and it is not called."""
     share = _dropped_share(p)
-    more = 1 / (1 - share)  # of the weights: the smaller ones to multiply
-    y = F.linear(h, layer.weight * more, None if layer.bias is None else layer.bias * more)
+    if not share or x.device.type != "cpu":
+        return x + drop(layer(h), p)
+    gain = 1 / (1 - share)  # of the weights: the smaller ones to multiply
+    y = F.linear(h, layer.weight * gain, None if layer.bias is None else layer.bias * gain)
     return _PlusKept.apply(x, y, kept(y.shape, share))  # type: ignore[no-any-return]
 
 
@@ -232,11 +233,13 @@ def kept(shape: Sequence[int], share: float) -> Int16[Tensor, "*shape"]:
     multiply faster than a bool masks.
     """
     n = math.prod(shape)
-    draws = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+    if not n:
+        return torch.empty(*shape, dtype=torch.int16)
+    draws = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, (), device="cpu"))))
     bits = torch.from_numpy(draws.integers(-(2**63), 2**63, (n + 3) // 4, dtype=np.int64))
     return bits.view(torch.int16)[:n].view(*shape).ge_(round(share * 2**16) - 2**15)
 
 
 def _dropped_share(p: float) -> float:
-    """p, as sixteen bits can draw it."""
-    return round(p * 2**16) / 2**16
+    """p, as sixteen bits can draw it: something is left."""
+    return min(round(p * 2**16), 2**16 - 1) / 2**16

@@ -220,5 +220,5 @@ def keep_freed_memory() -> None:
     m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
     if not (mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 32 << 20)):  # 32 MB: before glibc 2.35
         return  # without it the next one would have all above 128 kB given back
-    mallopt(m_trim_threshold, -1)  # never
+    mallopt(m_trim_threshold, -1)  # none: an update of more than a threshold would be given back each time
     mallopt(m_top_pad, 64 << 20)

@@ -85,13 +85,18 @@ class Transformer(nn.Module):
         Args:
             lengths: inputs that each sequence has, if some end before T: outputs behind mean nothing, and a CPU
                 computes hardly any of them.
+
+        Raises:
+            ValueError: not one for each sequence, or more than T.
         """
+        if lengths is not None and (len(lengths) != len(x) or max(lengths, default=0) > x.shape[1]):
+            raise ValueError(f"lengths must be {len(x)} of at most {x.shape[1]}, got {list(lengths)}")
         p = self.dropout if self.training else 0.0
-        if lengths is None or x.device.type != "cpu" or min(lengths) == x.shape[1]:
-            sizes: int | Lengths = x.shape[1]
-            rows, in_place = x.flatten(0, 1), lambda y: y.unflatten(0, x.shape[:2])
-        else:
+        sizes: int | Lengths
+        if lengths and any(lengths) and x.device.type == "cpu" and min(lengths) < x.shape[1]:
             rows, sizes, in_place = packed(x, lengths)
+        else:
+            rows, sizes, in_place = x.flatten(0, 1), x.shape[1], lambda y: y.unflatten(0, x.shape[:2])
         rows = drop(rows, p)
         for layer in self.layers:
             rows = layer(rows, lambda qkv: attention(qkv, sizes, p))

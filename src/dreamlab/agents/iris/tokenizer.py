@@ -16,7 +16,6 @@ Maps are channels-last in memory. Norms, attention's softmax, the choice of code
 
 from __future__ import annotations
 
-import itertools
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -232,7 +231,7 @@ class Attention(nn.Module):
 class Down(nn.Module):
     """Half the size: one pixel of zeros right and below, then a 3x3 convolution of stride 2.
 
-    Two pixels all around, and the first row and column left out, are the same, and no copy of the map.
+    Of even sides two pixels all around, and the first row and column left out, are the same, and no copy of the map.
     """
 
     def __init__(self, channels: int) -> None:
@@ -280,17 +279,18 @@ class Encoder(nn.Module):
         layers += _middle(config)
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, config.embed, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
-        self.stages = stages(self.layers, [i + 1 for i, layer in enumerate(layers) if isinstance(layer, Down)])
+        self.cuts = [0, *(i + 1 for i, layer in enumerate(layers) if isinstance(layer, Down)), len(layers)]
         self.numbers = math.prod(shape[1:]) * channels  # in a map of the frame's size
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N E gh gw"]:
-        return self._through(x, len(self.stages) - 1)
+        return self._through(x, len(self.cuts) - 2)
 
     def _through(self, x: Tensor, last: int) -> Tensor:
         """Up to the stage ``last``, of which each makes smaller maps than the one before."""
 
         def stage(part: Tensor) -> Tensor:
-            return self.stages[last](self._through(part, last - 1) if last else part)  # type: ignore[no-any-return]
+            part = self._through(part, last - 1) if last else part
+            return self.layers[slice(*self.cuts[last : last + 2])](part)  # type: ignore[no-any-return]
 
         return in_pieces(stage, x, self.numbers >> 2 * last)
 
@@ -307,7 +307,7 @@ class Decoder(nn.Module):
             layers += [Up(channels)] if halved else []
         layers += [GroupNormSwish(channels, groups), nn.Conv2d(channels, shape[0], 3, padding=1)]
         self.layers = nn.Sequential(*layers)
-        self.stages = stages(self.layers, [i for i, layer in enumerate(layers) if isinstance(layer, Up)])
+        self.cuts = [0, *(i for i, layer in enumerate(layers) if isinstance(layer, Up)), len(layers)]
         self.numbers = math.prod(shape[1:]) * channels  # in a map of the frame's size
 
     def forward(self, z: Float[Tensor, "N E gh gw"]) -> Float[Tensor, "N C h w"]:
@@ -317,19 +317,14 @@ class Decoder(nn.Module):
         """From the stage ``first`` on, of which each makes larger maps than the one before."""
 
         def stage(part: Tensor) -> Tensor:
-            part = self.stages[first](part)
-            return self._through(part, first + 1) if first + 1 < len(self.stages) else part
+            part = self.layers[slice(*self.cuts[first : first + 2])](part)
+            return self._through(part, first + 1) if first + 2 < len(self.cuts) else part
 
-        return in_pieces(stage, z, self.numbers >> 2 * (len(self.stages) - 1 - first))
+        return in_pieces(stage, z, self.numbers >> 2 * (len(self.cuts) - 2 - first))
 
 
 NEAR = 8 << 20
 """bytes that a processor's nearer caches hold of maps, from which one layer reads what the last one wrote"""
-
-
-def stages(layers: nn.Sequential, cuts: Sequence[int]) -> tuple[nn.Module, ...]:
-    """The layers between cuts, all of one size each; a tuple: the modules stay those of ``layers``."""
-    return tuple(layers[a:b] for a, b in itertools.pairwise((0, *cuts, len(layers))))
 
 
 def in_pieces(
