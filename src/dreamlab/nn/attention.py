@@ -95,6 +95,7 @@ class _Stripes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, lengths: Lengths, share: float) -> Tensor:  # type: ignore[override]
+        """(P, 3, heads, d) -> (P, heads, d). Kept: q, k, v, y, and of each stripe its weights, before and after."""
         heads, d = qkv.shape[2:]
         q, k, v = _apart(qkv, lengths)  # (M, T, d) each, M = B * heads
         y, saved = qkv.new_empty(len(qkv), heads, d), []
@@ -114,6 +115,7 @@ class _Stripes(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """(P, heads, d) -> (P, 3, heads, d). From the last stripe on: it reaches all keys, so its sums come first."""
         q, k, v, y, *saved = ctx.saved_tensors
         lengths, (heads, d) = ctx.lengths, y.shape[1:]
         back, to_kv = grad.new_empty(len(grad), 3, heads, d), k.new_empty(2, *k.shape)
@@ -121,9 +123,8 @@ class _Stripes(torch.autograd.Function):
         room = q.new_empty(max((weight.numel() for weight in saved), default=0))
         (less,) = _apart((grad * y).sum(-1).neg_()[:, None, :, None], lengths)  # (M, T, 1)
         (grads,) = _apart(grad[:, None], lengths)
-        beyond = k - k.mean(
-            1, keepdim=True
-        )  # to_score sums to 0, in bf16 roughly: times what all keys share it is error
+        # rows of to_score sum to 0, in bf16 roughly: times what all keys have in common, that would be error
+        beyond = k - k.mean(1, keepdim=True)
         stripes = zip(_stripes(lengths, heads), saved[::2], saved[1::2], strict=True)
         with torch.autocast(grad.device.type, enabled=False):
             for (m, a, b), weight, dropped in reversed(list(stripes)):
