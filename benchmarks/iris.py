@@ -273,8 +273,8 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=100,
         metavar="N",
-        help="rows of an episode, at whose end the dynamics' windows end too; a random policy's have 39 in Breakout, "
-        "where a lost life ends one, and 930 in Pong",
+        help="rows of an episode, at whose end the dynamics' windows end too; a random policy's have some 40 in "
+        "Breakout, where a lost life ends one, and 900 in Pong",
     )
     parser.add_argument("--precision", default="both", choices=["fp32", "bf16", "both"])
     parser.add_argument("--compile", action="store_true", help="as `dreamlab train --compile`")
